@@ -1,0 +1,287 @@
+"""everlearn.yaml as typed values. The description of each field is its documentation, its comment in the file that
+`everlearn init` writes, and its entry in the JSON schema for editors. An unknown key is an error.
+
+Order of precedence: environment (`EVERLEARN_CATALOG`, `EVERLEARN_STORE`, also from a `.env` beside the file), the file,
+the defaults here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from everlearn.errors import BadConfig, Missing
+from everlearn.types import Task
+
+FILE_NAME = "everlearn.yaml"
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Collect(Section):
+    """How things come in."""
+
+    labels_from: Literal["folder", "filename", "csv", "none", "yolo", "coco", "voc"] = Field(
+        "none", description="Where labels come from when `collect` is not told otherwise."
+    )
+    pattern: str | None = Field(
+        None, description="File-name pattern for labels_from: filename, such as '{label}.{n}.jpg'."
+    )
+    sources: list[str] = Field(
+        default_factory=list, description="Folders, files or s3://… that `run` and `watch` collect from by themselves."
+    )
+    camera: str = Field("unknown", description="Camera of what does not say which camera it is from.")
+    max_file_mb: float = Field(64, gt=0, description="Larger files are refused unread, in megabytes.")
+    max_megapixels: float = Field(100, gt=0, description="Larger images are refused undecoded (decompression bombs).")
+    frames_per_second: float = Field(1.0, gt=0, description="Frames taken from a video, a second.")
+    scene_change: bool = Field(False, description="Take a video's frames on scene change instead of by the clock.")
+    label_column: str = Field("label", description="The label's column in CSV and Parquet files of features.")
+
+
+class Validate(Section):
+    """What is refused, and the scores of a data set."""
+
+    min_sharpness: float = Field(0.1, ge=0, le=1, description="Least scaled sharpness of an image, 0-1.")
+    min_exposure: float = Field(0.1, ge=0, le=1, description="Least scaled exposure (neither dark nor bright), 0-1.")
+    min_contrast: float = Field(0.1, ge=0, le=1, description="Least scaled contrast, 0-1.")
+    min_side: int = Field(8, ge=1, description="Least width and height, in pixels.")
+    max_aspect: float = Field(8.0, gt=1, description="Largest ratio of the longer to the shorter side.")
+    near_duplicates: bool = Field(True, description="Set near duplicates aside; the first of each kind is kept.")
+    suspect_confidence: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="A label is held wrong where confident learning says so and another label is at least this "
+        "probable out of fold.",
+    )
+    hold_suspects: bool = Field(
+        True, description="Keep labels held wrong out of training, for a person to look at; never out of the test set."
+    )
+
+
+class Label(Section):
+    """Automatic labels and the review queue."""
+
+    precision: float = Field(
+        0.95, gt=0, lt=1, description="Least precision of automatic labels; its 95 % lower bound on held-out data."
+    )
+    automatic: bool = Field(True, description="Label by the model where it is sure enough.")
+
+
+class Dataset(Section):
+    """Snapshots and splits. Sides are chosen by a hash of the group, so that a sample never changes side."""
+
+    split: str = Field("a", description="Name of the split; another name is another random division.")
+    test: float = Field(0.2, ge=0, lt=1, description="Share of groups held out for testing.")
+    validation: float = Field(
+        0.1, ge=0, lt=1, description="Share for choosing between networks; the exact memory needs none and learns it."
+    )
+    group_minutes: float = Field(5, gt=0, description="Images of one camera in the same bucket stay together.")
+    balance: Literal["none", "over", "under", "weights"] = Field(
+        "none", description="What a trained network does about uneven classes: sample over, under, or weight the loss."
+    )
+
+    @model_validator(mode="after")
+    def _some_left(self) -> Dataset:
+        if self.test + self.validation >= 1:
+            raise ValueError(f"test {self.test} and validation {self.validation} leave nothing to learn from")
+        return self
+
+
+class Target(Section):
+    """The numbers that a `regress` workspace predicts, in fixed point, so that the memory stays exact."""
+
+    low: float = Field(0.0, description="Smallest target.")
+    high: float = Field(100.0, description="Largest target.")
+    step: float = Field(0.01, gt=0, description="Targets are rounded to multiples of this.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Target:
+        if not self.low < self.high:
+            raise ValueError(f"low {self.low} must be below high {self.high}")
+        return self
+
+
+class Learn(Section):
+    """The learner."""
+
+    learner: str = Field("exact", description="exact (the exact memory).")
+    dimensions: int | None = Field(
+        None, ge=16, le=16384, description="Width of the memory's features; empty: the backbone's own default."
+    )
+    folds: int = Field(5, ge=2, le=20, description="Folds for choosing the regulariser and for honest confidence.")
+    target: Target = Field(default_factory=Target, description="Range and step of `regress` targets.")
+
+
+class Gates(Section):
+    """Targets. A failed data gate stops a turn before it learns; a failed model gate keeps a model from promotion.
+    An empty value switches a gate off."""
+
+    quality: float | None = Field(0.8, description="Least mean quality score of the images.")
+    label_accuracy: float | None = Field(0.95, description="Least share of labels not held wrong.")
+    diversity: float | None = Field(0.7, description="Least share of images that stand apart.")
+    class_balance: float | None = Field(0.6, description="Least normalised entropy of the class counts.")
+    accuracy: float | None = Field(0.95, description="Least accuracy on the test side.")
+    precision: float | None = Field(0.90, description="Least macro precision.")
+    recall: float | None = Field(0.85, description="Least macro recall.")
+    f1: float | None = Field(0.87, description="Least macro F1.")
+    mae: float | None = Field(None, description="Largest mean absolute error, for `regress`.")
+    r2: float | None = Field(0.5, description="Least R² for `regress`.")
+    training_hours: float | None = Field(2.0, description="Longest training, in hours.")
+    memory_gb: float | None = Field(8.0, description="Most memory while training, in gigabytes.")
+    margin: float = Field(
+        0.01, ge=0, description="Non-inferiority margin: how much worse than the champion still counts as equal."
+    )
+    alpha: float = Field(0.05, gt=0, lt=1, description="Error rate of the comparison with the champion, in all.")
+
+
+class Watch(Section):
+    """When `watch` turns the wheel."""
+
+    poll_seconds: float = Field(5.0, gt=0, description="How often sources are looked at for new files.")
+    every_minutes: float | None = Field(None, description="Turn on the clock, whatever has come in.")
+    min_new: int = Field(1, ge=1, description="New samples before a turn.")
+    drift: bool = Field(True, description="Turn when recorded predictions drift from what the model was tested on.")
+
+
+class Log(Section):
+    """training_logs/"""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is written.")
+    retention_days: int = Field(3650, ge=1, description="Logs are kept this long.")
+
+
+class Config(Section):
+    """One Everlearn workspace."""
+
+    task: Task = Field("classify", description="What the model does: classify or regress.")
+    backbone: str = Field(
+        "patches", description="Where features come from: patches (no download), onnx:FILE, features (rows of numbers)."
+    )
+    catalog: str | None = Field(
+        None, description="Database URL; empty: catalog.db here. PostgreSQL: postgresql+psycopg://user@host/name"
+    )
+    store: str | None = Field(None, description="Where files lie: empty: this folder; or s3://bucket/prefix")
+    collect: Collect = Field(default_factory=Collect)
+    validate_: Validate = Field(default_factory=Validate, alias="validate")
+    label: Label = Field(default_factory=Label)
+    dataset: Dataset = Field(default_factory=Dataset)
+    learn: Learn = Field(default_factory=Learn)
+    gates: Gates = Field(default_factory=Gates)
+    watch: Watch = Field(default_factory=Watch)
+    log: Log = Field(default_factory=Log)
+
+    @field_validator("catalog")
+    @classmethod
+    def _known_database(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"(sqlite|postgresql)(\+\w+)?://", value):
+            raise ValueError("must begin with sqlite:// or postgresql+psycopg://")
+        return value
+
+
+def load(path: Path) -> Config:
+    """Read everlearn.yaml. Raises Missing where there is none, BadConfig naming the key, the value and the fix."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise Missing(f"No {FILE_NAME} in {path.parent}.", "Make a workspace with: everlearn init DIR") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadConfig(f"{path} cannot be read: {error}.", "It must be a UTF-8 text file.") from None
+    try:
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise BadConfig(f"{path} is not YAML: {' '.join(str(error).split())}.", "Mend that line.") from None
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise BadConfig(f"{path} holds a {type(values).__name__}, not settings.", "Write lines such as `task: classify`.")
+    return parse(values, path)
+
+
+def parse(values: dict[str, Any], path: Path) -> Config:
+    """Settings from the file, with what the environment says over them."""
+    environment = {**_dotenv(path.parent / ".env"), **os.environ}
+    for key in ("catalog", "store"):
+        if environment.get(f"EVERLEARN_{key.upper()}"):
+            values = {**values, key: environment[f"EVERLEARN_{key.upper()}"]}
+    values = {key: value for key, value in values.items() if value is not None}
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise _explained(error, path) from None
+
+
+def apply_dotenv(folder: Path) -> None:
+    """Put the variables of `folder/.env` into the environment; what is set already stays."""
+    for key, value in _dotenv(folder / ".env").items():
+        os.environ.setdefault(key, value)
+
+
+def _dotenv(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    from dotenv import dotenv_values
+
+    return {key: value for key, value in dotenv_values(path).items() if value is not None}
+
+
+def _explained(error: ValidationError, path: Path) -> BadConfig:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(first["loc"][-1]), _keys_at(first["loc"][:-1]), n=1)
+        remedy = f"Did you mean {near[0]}?" if near else f"Known here: {', '.join(_keys_at(first['loc'][:-1]))}."
+        return BadConfig(f"{path}: there is no setting {where}.", remedy)
+    value = first.get("input")
+    shown = "" if isinstance(value, dict) or where == "catalog" else f" is {value!r}"
+    return BadConfig(f"{path}: {where}{shown}: {first['msg'].removeprefix('Value error, ')}.", "Mend that line.")
+
+
+def _keys_at(location: tuple[Any, ...]) -> list[str]:
+    model: Any = Config
+    for part in location:
+        field = next((f for n, f in model.model_fields.items() if (f.alias or n) == part), None)
+        if field is None or not hasattr(field.annotation, "model_fields"):
+            return []
+        model = field.annotation
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of everlearn.yaml, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema(by_alias=True)}
+
+
+def commented(config: Config) -> str:
+    """everlearn.yaml with every setting, its value and what it means. Reads back as `config`."""
+    head = [
+        "# Everlearn workspace. Every setting stands here with its value; delete what you do not change.",
+        "# yaml-language-server: $schema=./everlearn.schema.json",
+        "",
+    ]
+    return "\n".join([*head, *_lines(config, 0)]) + "\n"
+
+
+def _lines(section: BaseModel, depth: int) -> Iterator[str]:
+    pad = "  " * depth
+    for name, field in type(section).model_fields.items():
+        value, key = getattr(section, name), field.alias or name
+        if isinstance(value, BaseModel):
+            yield from ["", f"{pad}# {' '.join((type(value).__doc__ or '').split())}"] if depth == 0 else []
+            yield f"{pad}{key}:"
+            yield from _lines(value, depth + 1)
+            continue
+        for line in textwrap.wrap(field.description or "", 110 - len(pad)):
+            yield f"{pad}# {line}"
+        plain = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000).strip()
+        yield f"{pad}{key}: {plain.removesuffix('...').strip() if value is not None else ''}".rstrip()
