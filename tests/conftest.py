@@ -1,0 +1,46 @@
+"""What several tests share: the real data beside the repository, and real servers."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests import servers
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data and weights (`EVERLEARN_SHARED`, else ../shared); never part of the repository."""
+    folder = Path(os.environ.get("EVERLEARN_SHARED") or ROOT.parent / "shared")
+    if not (folder / "data").is_dir():
+        pytest.skip(f"no real data: {folder} is not there (EVERLEARN_SHARED names it)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Path]:
+    if reason := servers.postgres_missing():
+        pytest.skip(reason)
+    with servers.postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Path) -> Iterator[str]:
+    """The SQLAlchemy URL of a fresh, empty database on a real server."""
+    with servers.postgres_database(postgres_server, f"test_{uuid.uuid4().hex}") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3Server]:
+    """A real S3 server; `bucket(name)` makes a bucket, `environment()` says how to reach it."""
+    if reason := servers.s3_missing():
+        pytest.skip(reason)
+    with servers.s3(tmp_path_factory.mktemp("s3")) as server:
+        yield server
