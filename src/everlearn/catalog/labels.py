@@ -1,0 +1,133 @@
+"""Who or what said which label, and what follows from it.
+
+The events are kept; the sample's label is *settled* from them, whatever order they came in: a person's latest word
+holds over what the files said, which holds over what a model said. Files that contradict each other settle nothing:
+the sample goes to a person.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from everlearn.catalog import samples
+from everlearn.catalog.tables import label_event, now
+from everlearn.errors import BadInput
+from everlearn.types import LabelBy, SampleId
+
+PEOPLE = ("person", "feedback")
+FILES = ("folder", "filename", "csv", "yolo", "coco", "voc", "option", "parent")
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One label event. confidence and version: of the model, for `auto`."""
+
+    sample_id: SampleId
+    label: str | None
+    by: LabelBy
+    who: str | None = None
+    confidence: float | None = None
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """label: None where nothing or nothing certain was said; conflict: where files contradict each other."""
+
+    label: str | None
+    by: str | None
+    conflict: bool = False
+
+
+def settled(events: Sequence[Any]) -> Settled:
+    """What follows from a sample's unrevoked events, given in order of id."""
+    words = [event for event in events if event.by in PEOPLE]
+    if words:
+        return Settled(words[-1].label, words[-1].by)
+    files = {event.label for event in events if event.by in FILES}
+    if len(files) > 1:
+        return Settled(None, None, conflict=True)
+    if files:
+        return Settled(files.pop(), min(event.by for event in events if event.by in FILES))
+    automatic = [event for event in events if event.by == "auto"]
+    return Settled(automatic[-1].label, "auto") if automatic else Settled(None, None)
+
+
+def say(tx: Connection, words: Iterable[Said]) -> list[SampleId]:
+    """Record label events and settle what follows. A file's word that was said before is not said twice."""
+    values = [
+        {"sample_id": w.sample_id, "label": w.label, "by": w.by, "who": w.who, "confidence": w.confidence,
+         "version": w.version, "at": now(), "revoked": False}
+        for w in words
+    ]  # fmt: skip
+    ids = sorted({value["sample_id"] for value in values})
+    said = {(event.sample_id, event.label, event.by) for event in events(tx, ids) if event.by in FILES}
+    values = [value for value in values if (value["sample_id"], value["label"], value["by"]) not in said]
+    if values:
+        tx.execute(label_event.insert(), values)
+    settle(tx, ids)
+    return ids
+
+
+def settle(tx: Connection, ids: Collection[SampleId]) -> None:
+    """Bring label, queue and status of samples into step with their events."""
+    by_sample: dict[SampleId, list[Any]] = {}
+    for event in events(tx, ids):
+        by_sample.setdefault(event.sample_id, []).append(event)
+    changes = []
+    for one in samples.some(tx, ids).values():
+        result = settled(by_sample.get(one.id, []))
+        values = {
+            "label": result.label,
+            "label_by": result.by,
+            "learned": one.learned and result.label == one.label,
+            "refusal": one.refusal,
+            "quality": one.quality,
+            **_queue(one, result),
+        }
+        changes.append({"id": one.id, **values, "status": samples.status_of(values)})
+    samples.change(tx, changes)
+
+
+def _queue(one: samples.Sample, result: Settled) -> dict[str, Any]:
+    """Contradictions go to the queue; an answer takes a sample out of it; a suspect label waits until a person speaks."""
+    suspect = one.suspect if result.by not in PEOPLE and result.label == one.label else None
+    if result.conflict:
+        return {"queued": True, "queue_reason": "conflict", "urgency": 2.0, "suspect": None}
+    if suspect is not None or (result.label is None and one.queued and one.queue_reason != "conflict"):
+        return {"queued": one.queued, "queue_reason": one.queue_reason, "urgency": one.urgency, "suspect": suspect}
+    return {"queued": False, "queue_reason": None, "urgency": 0.0, "suspect": None}
+
+
+def events(tx: Connection, ids: Collection[SampleId]) -> list[Any]:
+    """Unrevoked events of these samples, oldest first."""
+    found = []
+    for chunk in samples.chunks(ids):
+        query = sa.select(label_event).where(label_event.c.sample_id.in_(chunk), sa.not_(label_event.c.revoked))
+        found.extend(tx.execute(query.order_by(label_event.c.id)))
+    return found
+
+
+def history(tx: Connection, id: SampleId) -> list[dict[str, Any]]:
+    """All that was ever said of one sample, oldest first, revoked words too."""
+    query = sa.select(label_event).where(label_event.c.sample_id == id).order_by(label_event.c.id)
+    return [dict(row._mapping) for row in tx.execute(query)]
+
+
+def undo(tx: Connection, id: SampleId) -> str | None:
+    """Take back the last word on a sample and settle again; returns the label it has now. Raises BadInput where
+    nothing was said."""
+    query = sa.select(label_event.c.id).where(label_event.c.sample_id == id, sa.not_(label_event.c.revoked))
+    last = tx.execute(query.order_by(label_event.c.id.desc()).limit(1)).scalar()
+    if last is None:
+        raise BadInput(f"Nothing was said of sample {id}, so there is nothing to undo.", "See: everlearn data")
+    tx.execute(label_event.update().where(label_event.c.id == last).values(revoked=True))
+    settle(tx, [id])
+    return samples.get(tx, id).label
+
+

@@ -1,0 +1,235 @@
+"""Samples: what has come in, where its file lies, what was measured of it, and how it stands."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from everlearn.catalog.tables import label_event, near_pair, sample, sighting
+from everlearn.errors import BadInput, Missing
+from everlearn.types import STATUSES, SampleId, Status
+
+BATCH = 500
+"""Rows a statement; below the 999 variables of old SQLite builds."""
+
+NEAR_DUPLICATE = "near_duplicate"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One row of the table `sample`; the columns are explained there."""
+
+    id: SampleId
+    kind: Literal["image", "row"]
+    key: str
+    bytes: int
+    source: str
+    captured_at: datetime | None
+    time_from: str | None
+    camera: str
+    group_key: str
+    collected_at: datetime
+    parent_id: SampleId | None = None
+    width: int | None = None
+    height: int | None = None
+    quality: float | None = None
+    measured: Mapping[str, Any] | None = None
+    hash: bytes | None = None
+    thumbnail: bytes | None = None
+    descriptor: bytes | None = None
+    refusal: str | None = None
+    refusal_value: float | None = None
+    refusal_limit: float | None = None
+    twin_of: SampleId | None = None
+    released: bool = False
+    label: str | None = None
+    label_by: str | None = None
+    queued: bool = False
+    queue_reason: str | None = None
+    urgency: float = 0.0
+    suspect: str | None = None
+    learned: bool = False
+    status: Status = "new"
+
+    @property
+    def time(self) -> datetime:
+        """The capture time, else the time it came in."""
+        return self.captured_at or self.collected_at
+
+
+_COLUMNS = [sample.c[field.name] for field in dataclasses.fields(Sample)]
+LIGHT = {"hash", "thumbnail", "descriptor", "measured"}
+_LIGHT_COLUMNS = [column for column in _COLUMNS if column.name not in LIGHT]
+
+
+def status_of(row: Mapping[str, Any] | Any) -> Status:
+    """The one place that decides how a sample stands."""
+    get = row.get if isinstance(row, Mapping) else lambda name: getattr(row, name)
+    if get("refusal") is not None:
+        return "quarantined"
+    if get("quality") is None:
+        return "new"
+    if get("queued"):
+        return "queued"
+    if get("label") is None:
+        return "validated"
+    return "learned" if get("learned") else "labelled"
+
+
+def add(tx: Connection, rows: Iterable[Sample]) -> None:
+    """Insert samples that are not there yet."""
+    values = [dataclasses.asdict(row) for row in rows]
+    if values:
+        tx.execute(sample.insert(), values)
+
+
+def get(tx: Connection, id: str) -> Sample:
+    """By id or by an unambiguous beginning of it. Raises Missing, or BadInput where several match."""
+    if not id or any(c not in "0123456789abcdef" for c in id.lower()):
+        raise BadInput(f"{id!r} is not a sample id.", "An id is hexadecimal; see: everlearn data")
+    wanted = sa.select(*_COLUMNS).where(sample.c.id >= id.lower(), sample.c.id < id.lower() + "g").limit(2)
+    found = tx.execute(wanted).all()
+    if not found:
+        raise Missing(f"There is no sample {id}.", "See: everlearn data")
+    if len(found) > 1:
+        raise BadInput(f"Several samples begin with {id}.", "Give more of the id.")
+    return Sample(**found[0]._mapping)
+
+
+def known(tx: Connection, ids: Collection[SampleId]) -> set[SampleId]:
+    """Which of these ids are in the catalog."""
+    return {row.id for chunk in chunks(ids) for row in tx.execute(sa.select(sample.c.id).where(sample.c.id.in_(chunk)))}
+
+
+def some(tx: Connection, ids: Collection[SampleId], *, light: bool = True) -> dict[SampleId, Sample]:
+    """The samples with these ids. Light ones come without pictures and measurements."""
+    columns = _LIGHT_COLUMNS if light else _COLUMNS
+    return {
+        row.id: Sample(**row._mapping)
+        for chunk in chunks(ids)
+        for row in tx.execute(sa.select(*columns).where(sample.c.id.in_(chunk)))
+    }
+
+
+def batches(
+    tx: Connection, where: sa.ColumnElement[bool] | None = None, *, light: bool = True, size: int = BATCH
+) -> Iterator[list[Sample]]:
+    """All samples that match, in order of id, a batch at a time; what was read may be changed meanwhile."""
+    columns = _LIGHT_COLUMNS if light else _COLUMNS
+    last = ""
+    while True:
+        query = sa.select(*columns).where(sample.c.id > last).order_by(sample.c.id).limit(size)
+        rows = tx.execute(query if where is None else query.where(where)).all()
+        if not rows:
+            return
+        yield [Sample(**row._mapping) for row in rows]
+        last = rows[-1].id
+
+
+def change(tx: Connection, changes: Iterable[Mapping[str, Any]]) -> None:
+    """Update samples: mappings of `id` and the columns to set; all mappings with the same columns."""
+    values = [dict(one) for one in changes]
+    if not values:
+        return
+    names = [name for name in values[0] if name != "id"]
+    statement = (
+        sample.update()
+        .where(sample.c.id == sa.bindparam("_id"))
+        .values({name: sa.bindparam("_" + name) for name in names})
+    )
+    tx.execute(statement, [{"_" + name: value for name, value in one.items()} for one in values])
+
+
+def restate(tx: Connection, ids: Collection[SampleId]) -> None:
+    """Bring `status` into step with the other columns."""
+    change(tx, ({"id": one.id, "status": status_of(one)} for one in some(tx, ids).values()))
+
+
+def counts(tx: Connection) -> dict[Status, int]:
+    """How many samples stand where; every status is a key."""
+    rows = tx.execute(sa.select(sample.c.status, sa.func.count()).group_by(sample.c.status)).all()
+    found = {status: number for status, number in rows}
+    return {status: found.get(status, 0) for status in STATUSES}
+
+
+def refusals(tx: Connection) -> dict[str, int]:
+    """Reason of quarantine to number of samples."""
+    query = sa.select(sample.c.refusal, sa.func.count()).where(sample.c.refusal.is_not(None)).group_by(sample.c.refusal)
+    return {reason: number for reason, number in tx.execute(query.order_by(sample.c.refusal))}
+
+
+def queue(tx: Connection, limit: int) -> list[Sample]:
+    """What waits for a person, most informative first."""
+    query = sa.select(*_LIGHT_COLUMNS).where(sample.c.status == "queued")
+    rows = tx.execute(query.order_by(sample.c.urgency.desc(), sample.c.id).limit(limit))
+    return [Sample(**row._mapping) for row in rows]
+
+
+def erase(tx: Connection, ids: Collection[SampleId]) -> None:
+    """Delete samples with their label events, sightings, pairs, memberships and augmented children."""
+    for chunk in chunks(ids):
+        tx.execute(sample.delete().where(sample.c.id.in_(chunk)))
+
+
+# sightings and near duplicates
+
+
+def seen(tx: Connection, places: Collection[tuple[str, int, float]]) -> set[str]:
+    """Of places (uri, size, modified) those that are known and have not changed since."""
+    wanted = {uri: (size, modified) for uri, size, modified in places if size >= 0}
+    found = set()
+    for chunk in chunks(list(wanted)):
+        for row in tx.execute(sa.select(sighting).where(sighting.c.uri.in_(chunk))):
+            if (row.size, row.modified) == wanted[row.uri]:
+                found.add(row.uri)
+    return found
+
+
+def sight(tx: Connection, places: Collection[tuple[str, int, float, SampleId]]) -> None:
+    """Remember where samples were seen. A place that now holds something else is written over."""
+    last = {place[0]: place for place in places}
+    for chunk in chunks(list(last)):
+        tx.execute(sighting.delete().where(sighting.c.uri.in_(chunk)))
+    if last:
+        keys = ("uri", "size", "modified", "sample_id")
+        tx.execute(sighting.insert(), [dict(zip(keys, place, strict=True)) for place in last.values()])
+
+
+def link(tx: Connection, pairs: Iterable[tuple[SampleId, SampleId]]) -> None:
+    """Remember near duplicates."""
+    ordered = {(min(pair), max(pair)) for pair in pairs if pair[0] != pair[1]}
+    firsts = [a for a, _ in ordered]
+    there: set[tuple[str, str]] = set()
+    for chunk in chunks(firsts):
+        there.update((row.a, row.b) for row in tx.execute(sa.select(near_pair).where(near_pair.c.a.in_(chunk))))
+    if ordered - there:
+        tx.execute(near_pair.insert(), [{"a": a, "b": b} for a, b in sorted(ordered - there)])
+
+
+def pairs(tx: Connection) -> list[tuple[SampleId, SampleId]]:
+    """All near duplicates found so far."""
+    return [(row.a, row.b) for row in tx.execute(sa.select(near_pair).order_by(near_pair.c.a, near_pair.c.b))]
+
+
+def labelled_by(tx: Connection, ids: Collection[SampleId], by: str) -> set[SampleId]:
+    """Of these samples those with an unrevoked label event of this kind."""
+    found: set[SampleId] = set()
+    for chunk in chunks(ids):
+        query = sa.select(label_event.c.sample_id).where(
+            label_event.c.sample_id.in_(chunk), label_event.c.by == by, sa.not_(label_event.c.revoked)
+        )
+        found.update(row.sample_id for row in tx.execute(query))
+    return found
+
+
+def chunks(values: Collection[Any]) -> Iterator[list[Any]]:
+    """Batches small enough for one statement."""
+    ordered = sorted(set(values))
+    for start in range(0, len(ordered), BATCH):
+        yield ordered[start : start + BATCH]

@@ -1,0 +1,145 @@
+"""Immutable versions of the data, kept as differences: a member row says from which snapshot to which it is in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from everlearn.catalog import samples
+from everlearn.catalog.tables import member, now, sample, snapshot
+from everlearn.errors import Missing
+from everlearn.types import SPLITS, Member, SampleId, Snapshot
+
+
+def digest(members: Iterable[Member]) -> str:
+    """SHA-256 over the lines `id, label, split, fold` in order of id. `members` come in that order."""
+    total = hashlib.sha256(b"everlearn snapshot 1\n")
+    for one in members:
+        total.update(f"{one.id}\t{one.label!r}\t{one.split}\t{one.fold}\n".encode())
+    return total.hexdigest()
+
+
+def members(tx: Connection, number: int, *, size: int = 2000) -> Iterator[Member]:
+    """The members of a snapshot in order of id, as a stream."""
+    inside = sa.and_(member.c.added <= number, sa.or_(member.c.removed.is_(None), member.c.removed > number))
+    last = ""
+    while True:
+        query = (
+            sa.select(member, sample.c.camera, sample.c.parent_id)
+            .join(sample, sample.c.id == member.c.sample_id)
+            .where(inside, member.c.sample_id > last)
+            .order_by(member.c.sample_id)
+            .limit(size)
+        )
+        rows = tx.execute(query).all()
+        if not rows:
+            return
+        for row in rows:
+            yield Member(row.sample_id, row.label, row.split, row.fold, row.camera, row.parent_id)
+        last = rows[-1].sample_id
+
+
+def latest(tx: Connection) -> Snapshot | None:
+    """The newest snapshot."""
+    row = tx.execute(sa.select(snapshot).order_by(snapshot.c.number.desc()).limit(1)).first()
+    return _snapshot(row) if row else None
+
+
+def get(tx: Connection, name: str | int) -> Snapshot:
+    """By number, or by an unambiguous beginning of the digest. Raises Missing."""
+    wanted = snapshot.c.number == int(name) if str(name).isdigit() and len(str(name)) < 8 else None
+    if wanted is None:
+        wanted = snapshot.c.digest.startswith(str(name), autoescape=True)
+    rows = tx.execute(sa.select(snapshot).where(wanted).limit(2)).all()
+    if len(rows) != 1:
+        raise Missing(f"There is no one snapshot {name}.", "See: everlearn dataset list")
+    return _snapshot(rows[0])
+
+
+def every(tx: Connection) -> list[Snapshot]:
+    """All snapshots, oldest first."""
+    return [_snapshot(row) for row in tx.execute(sa.select(snapshot).order_by(snapshot.c.number))]
+
+
+def build(tx: Connection, wanted: Iterable[Member], scores: Mapping[str, Any] | None = None) -> Snapshot:
+    """The snapshot of exactly these members, given in order of id: the newest one where nothing changed."""
+    goal = list(wanted)
+    mark = digest(goal)
+    newest = latest(tx)
+    if newest is not None and newest.digest == mark:
+        return newest
+    number = newest.number + 1 if newest else 1
+    there = {one.id: one for one in members(tx, newest.number)} if newest else {}
+    same = {one.id for one in goal if _alike(there.get(one.id), one)}
+    _remove(tx, [id for id in there if id not in same], number)
+    new = [one for one in goal if one.id not in same]
+    if new:
+        tx.execute(
+            member.insert(),
+            [{"sample_id": o.id, "added": number, "label": o.label, "split": o.split, "fold": o.fold} for o in new],
+        )
+    values = {
+        "number": number,
+        "digest": mark,
+        "created_at": now(),
+        "samples": len(goal),
+        "classes": sorted({one.label for one in goal}),
+        "splits": {side: sum(one.split == side for one in goal) for side in SPLITS},
+        "scores": dict(scores) if scores else None,
+        "reduced": 0,
+    }
+    _retire_same_digest(tx, mark)
+    tx.execute(snapshot.insert().values(**values))
+    return get(tx, number)
+
+
+def mark_learned(tx: Connection, number: int) -> None:
+    """The live memory now stands at this snapshot: its members are `learned`, and nothing else is."""
+    inside = sa.select(member.c.sample_id).where(
+        member.c.added <= number, sa.or_(member.c.removed.is_(None), member.c.removed > number)
+    )
+    gone = sa.select(sample.c.id).where(sample.c.learned, sample.c.id.not_in(inside))
+    come = sa.select(sample.c.id).where(sa.not_(sample.c.learned), sample.c.id.in_(inside))
+    for query, value in ((gone, False), (come, True)):
+        ids = [row.id for row in tx.execute(query)]
+        samples.change(tx, ({"id": id, "learned": value} for id in ids))
+        samples.restate(tx, ids)
+
+
+def forget(tx: Connection, ids: Collection[SampleId]) -> None:
+    """Take samples out of every snapshot; the digests of those that held them stay as names only."""
+    for chunk in samples.chunks(ids):
+        rows = tx.execute(sa.select(member).where(member.c.sample_id.in_(chunk))).all()
+        for row in rows:
+            upto = snapshot.c.number < row.removed if row.removed is not None else sa.true()
+            tx.execute(
+                snapshot.update().where(snapshot.c.number >= row.added, upto).values(reduced=snapshot.c.reduced + 1)
+            )
+        tx.execute(member.delete().where(member.c.sample_id.in_(chunk)))
+
+
+def _alike(a: Member | None, b: Member) -> bool:
+    return a is not None and (a.label, a.split, a.fold) == (b.label, b.split, b.fold)
+
+
+def _remove(tx: Connection, ids: Collection[SampleId], number: int) -> None:
+    for chunk in samples.chunks(ids):
+        tx.execute(
+            member.update().where(member.c.sample_id.in_(chunk), member.c.removed.is_(None)).values(removed=number)
+        )
+
+
+def _retire_same_digest(tx: Connection, mark: str) -> None:
+    """A digest names one snapshot: where the data has come back to an earlier state, the newest row carries it."""
+    for row in tx.execute(sa.select(snapshot).where(snapshot.c.digest == mark)).all():
+        tx.execute(
+            snapshot.update().where(snapshot.c.number == row.number).values(digest=f"{mark[:52]}#{row.number:011d}")
+        )
+
+
+def _snapshot(row: Any) -> Snapshot:
+    return Snapshot(row.number, row.digest, row.created_at, row.samples, tuple(row.classes), row.splits)

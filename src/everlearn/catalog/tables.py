@@ -1,0 +1,248 @@
+"""The catalog's tables. The catalog is the truth: files are found through it.
+
+Times are UTC without a zone, but `captured_at`, which is what the camera's clock said. Ids of samples are
+`types.SampleId`. A migration in `migrations/versions/` goes with every change here.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData(
+    naming_convention={"ix": "ix_%(table_name)s_%(column_0_N_name)s", "fk": "fk_%(table_name)s_%(column_0_name)s"}
+)
+
+
+def now() -> datetime:
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def _sample_id(**options: object) -> Column[str]:
+    return Column("sample_id", String(32), ForeignKey("sample.id", ondelete="CASCADE"), **options)  # type: ignore[arg-type]
+
+
+sample = Table(
+    "sample",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("kind", String(8), nullable=False),  # image | row
+    Column("key", Text, nullable=False),  # where its file lies in the store
+    Column("bytes", Integer, nullable=False),
+    Column("source", Text, nullable=False),  # what was given to collect
+    Column("captured_at", DateTime),
+    Column("time_from", String(8)),
+    Column("camera", Text, nullable=False),
+    Column("group_key", Text, nullable=False),
+    Column("parent_id", String(32), ForeignKey("sample.id", ondelete="CASCADE")),  # augmented from
+    Column("collected_at", DateTime, nullable=False),
+    # what validation found; None before
+    Column("width", Integer),
+    Column("height", Integer),
+    Column("quality", Float),  # 0-1
+    Column("measured", JSON),  # sharpness, exposure, … as measured
+    Column("hash", LargeBinary),  # perceptual hash
+    Column("thumbnail", LargeBinary),  # small grey picture, to confirm near duplicates
+    Column("descriptor", LargeBinary),  # float16, for diversity
+    Column("refusal", String(32)),  # reason of quarantine
+    Column("refusal_value", Float),
+    Column("refusal_limit", Float),
+    Column("twin_of", String(32)),  # the near duplicate that is kept instead
+    Column("released", Boolean, nullable=False),  # a person let it out of quarantine
+    # labels, settled from label_event
+    Column("label", Text),
+    Column("label_by", String(16)),
+    Column("queued", Boolean, nullable=False),
+    Column("queue_reason", String(32)),
+    Column("urgency", Float, nullable=False),  # most informative first
+    Column("suspect", Text),  # the label that confident learning holds right instead
+    Column("learned", Boolean, nullable=False),  # in the snapshot that the live memory stands at, with this label
+    Column("status", String(12), nullable=False),
+    Index(None, "status", "id"),
+    Index(None, "label"),
+    Index(None, "group_key"),
+    Index(None, "parent_id"),
+)
+
+sighting = Table(  # every place a sample was seen at: recognises unchanged files without reading them
+    "sighting",
+    metadata,
+    Column("uri", Text, primary_key=True),
+    Column("size", Integer, nullable=False),
+    Column("modified", Float, nullable=False),
+    _sample_id(nullable=False, index=True),
+)
+
+label_event = Table(  # who or what said which label; never changed but for `revoked`
+    "label_event",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    _sample_id(nullable=False, index=True),
+    Column("label", Text),  # None: not labelled after all
+    Column("by", String(16), nullable=False),
+    Column("who", Text),
+    Column("confidence", Float),
+    Column("version", String(16)),
+    Column("at", DateTime, nullable=False),
+    Column("revoked", Boolean, nullable=False),
+)
+
+near_pair = Table(  # a < b; near duplicates found so far
+    "near_pair",
+    metadata,
+    Column("a", String(32), ForeignKey("sample.id", ondelete="CASCADE"), primary_key=True),
+    Column("b", String(32), ForeignKey("sample.id", ondelete="CASCADE"), primary_key=True, index=True),
+)
+
+snapshot = Table(
+    "snapshot",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("created_at", DateTime, nullable=False),
+    Column("samples", Integer, nullable=False),
+    Column("classes", JSON, nullable=False),
+    Column("splits", JSON, nullable=False),
+    Column("scores", JSON),
+    Column("reduced", Integer, nullable=False),  # members erased since, by `forget`
+)
+
+member = Table(  # snapshot n holds the rows with added <= n and (removed is null or removed > n)
+    "member",
+    metadata,
+    _sample_id(primary_key=True),
+    Column("added", Integer, primary_key=True),
+    Column("removed", Integer, index=True),
+    Column("label", Text, nullable=False),
+    Column("split", String(10), nullable=False),
+    Column("fold", Integer, nullable=False),
+    Index(None, "added"),
+)
+
+version = Table(
+    "version",
+    metadata,
+    Column("name", String(16), primary_key=True),  # v1.0
+    Column("number", Integer, nullable=False, unique=True),
+    Column("parent", String(16)),
+    Column("snapshot", Integer, ForeignKey("snapshot.number")),
+    Column("learner", Text, nullable=False),
+    Column("backbone", Text, nullable=False),
+    Column("licence", Text, nullable=False),
+    Column("config", JSON, nullable=False),
+    Column("code_version", Text, nullable=False),
+    Column("memory_digest", String(64)),
+    Column("model_digest", String(64)),
+    Column("metrics", JSON),
+    Column("key", Text, nullable=False),  # the ONNX file in the store; its bundle lies beside it
+    Column("created_at", DateTime, nullable=False),
+    Column("retired", Boolean, nullable=False),
+    Column("tags", JSON, nullable=False),
+)
+
+alias = Table(
+    "alias",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("version", String(16), ForeignKey("version.name"), nullable=False),
+)
+
+history = Table(  # append-only: which model was in production when, and why
+    "history",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("at", DateTime, nullable=False),
+    Column("action", String(16), nullable=False),  # registered | promoted | held | rolled back | deployed | retired …
+    Column("version", String(16), nullable=False),
+    Column("previous", String(16)),
+    Column("reason", Text, nullable=False),
+    Column("forced", Boolean, nullable=False),
+    Column("who", Text, nullable=False),
+    Column("details", JSON),
+)
+
+evaluation = Table(
+    "evaluation",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("version", String(16), ForeignKey("version.name"), nullable=False, index=True),
+    Column("snapshot", Integer),
+    Column("champion", String(16)),
+    Column("result", JSON, nullable=False),
+    Column("report_key", Text),
+    Column("at", DateTime, nullable=False),
+)
+
+answer = Table(  # predictions kept by `predict --record`
+    "answer",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("at", DateTime, nullable=False),
+    Column("version", String(16), nullable=False),
+    Column("content", String(32), nullable=False, index=True),  # id that the image would have as a sample
+    Column("key", Text),  # the image, kept for feedback
+    Column("label", Text),
+    Column("value", Float),
+    Column("confidence", Float, nullable=False),
+    Column("camera", Text, nullable=False),
+    Column("feedback", String(8)),  # right | wrong | label
+)
+
+regression = Table(  # mistakes that people have reported; every candidate must answer them
+    "regression",
+    metadata,
+    _sample_id(primary_key=True),
+    Column("wrong", Text),  # what the model had said
+    Column("right", Text),  # None where the person only said that it was wrong
+    Column("version", String(16), nullable=False),
+    Column("at", DateTime, nullable=False),
+)
+
+deployment = Table(
+    "deployment",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("at", DateTime, nullable=False),
+    Column("version", String(16), nullable=False),
+    Column("path", Text, nullable=False),
+    Column("evaluation", Integer),
+)
+
+turn = Table(
+    "turn",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("started_at", DateTime, nullable=False),
+    Column("ended_at", DateTime),
+    Column("decision", String(16)),
+    Column("summary", JSON),
+)
+
+suppressed = Table(  # keyed digests of forgotten content, so that it is not collected again
+    "suppressed",
+    metadata,
+    Column("mark", String(64), primary_key=True),
+    Column("at", DateTime, nullable=False),
+)
+
+setting = Table(  # what the catalog itself must remember: the task it was made for, the suppression key, …
+    "setting",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", JSON, nullable=False),
+)
