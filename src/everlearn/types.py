@@ -139,6 +139,11 @@ class Store(Protocol):
         """Raises Missing where there is no such key, StoreFault where it cannot be read."""
         ...
 
+    def copy(self, key: str, new_key: str) -> None:
+        """The same bytes under a second key, without moving them through this process where that can be had (a hard
+        link, a copy on the server). Raises Missing, StoreFault."""
+        ...
+
     def remove(self, key: str) -> None:
         """A key that is not there is no error. Raises StoreFault."""
         ...

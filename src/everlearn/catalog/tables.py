@@ -42,7 +42,7 @@ sample = Table(
     metadata,
     Column("id", String(32), primary_key=True),
     Column("kind", String(8), nullable=False),  # image | row
-    Column("key", Text, nullable=False),  # where its file lies in the store
+    Column("key", Text, nullable=False, unique=True),  # where its file lies in the store
     Column("bytes", Integer, nullable=False),
     Column("source", Text, nullable=False),  # what was given to collect
     Column("captured_at", DateTime),
