@@ -1,0 +1,106 @@
+"""Keeps the folders in step with the catalog: where a sample's file belongs follows from its row alone.
+
+The order is always the same: the file under its new name, then the row, then the old file. A crash in between leaves a
+spare copy, never a hole; `everlearn doctor` finds and removes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from everlearn import faults
+from everlearn.catalog import samples
+from everlearn.catalog.tables import sample
+from everlearn.naming import render_name
+from everlearn.workspace import AUGMENTED, COLLECTED, QUARANTINED, VALIDATED, Workspace
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+    from everlearn.catalog.samples import Sample
+    from everlearn.types import SampleId
+
+SUFFIX = 8
+"""Digits of the id in a name that would collide."""
+
+
+class Change:
+    """An open transaction, and the files that may go once it is committed."""
+
+    def __init__(self, workspace: Workspace, tx: Connection) -> None:
+        self.workspace = workspace
+        self.tx = tx
+        self._spare: list[str] = []
+
+    def refile(self, ids: Collection[SampleId]) -> None:
+        """Bring the files of these samples to where their rows say that they belong."""
+        moving = [one for one in samples.some(self.tx, ids).values() if not _in_place(one)]
+        keys = new_keys(self.tx, moving)
+        for one in moving:
+            self.workspace.store.copy(one.key, keys[one.id])
+            faults.point("files.copied")
+        samples.change(self.tx, ({"id": one.id, "key": keys[one.id]} for one in moving))
+        self._spare += [one.key for one in moving if one.key != keys[one.id]]
+
+    def discard(self, keys: Collection[str]) -> None:
+        """Remove these files once the transaction is committed."""
+        self._spare += keys
+
+    def clear(self) -> None:
+        for key in self._spare:
+            self.workspace.store.remove(key)
+            faults.point("files.removed")
+
+
+@contextmanager
+def change(workspace: Workspace) -> Iterator[Change]:
+    """A transaction on the catalog that may move files."""
+    with workspace.catalog.write() as tx:
+        changed = Change(workspace, tx)
+        yield changed
+        faults.point("files.before_commit")
+    faults.point("files.committed")
+    changed.clear()
+
+
+def folder_of(one: Sample) -> str:
+    """The folder that a sample's file belongs to."""
+    if one.refusal is not None:
+        return QUARANTINED
+    if one.parent_id is not None:
+        return AUGMENTED
+    return COLLECTED if one.quality is None else VALIDATED
+
+
+def new_keys(tx: Connection, moving: Collection[Sample]) -> dict[SampleId, str]:
+    """Where these samples' files belong; a short id sets apart names that would collide, also where case is folded."""
+    wanted = {one.id: _key(one) for one in sorted(moving, key=lambda one: one.id)}
+    own = {one.id: one.key for one in moving}
+    taken: dict[str, str] = {}
+    for chunk in samples.chunks(list(wanted.values())):
+        taken.update({row.key: row.id for row in tx.execute(sa.select(sample.c.key, sample.c.id).where(sample.c.key.in_(chunk)))})
+    used: set[str] = set()
+    for one in sorted(moving, key=lambda one: one.id):
+        key = wanted[one.id]
+        if taken.get(key, one.id) != one.id or key.casefold() in used:
+            key = _key(one, one.id[:SUFFIX])
+        if key.casefold() in used or taken.get(key, one.id) != one.id:
+            key = _key(one, one.id)
+        if own[one.id].casefold() == key.casefold() and own[one.id] != key:
+            key = own[one.id]  # a change of case alone would be lost where case is folded
+        wanted[one.id] = key
+        used.add(key.casefold())
+    return wanted
+
+
+def _key(one: Sample, suffix: str | None = None) -> str:
+    ext = one.key.rpartition(".")[2]
+    return f"{folder_of(one)}/{render_name(one.label, one.time, one.camera, ext, suffix)}"
+
+
+def _in_place(one: Sample) -> bool:
+    return one.key in (_key(one), _key(one, one.id[:SUFFIX]), _key(one, one.id))

@@ -1,0 +1,1 @@
+"""Labels: automatic where the model is sure enough, by people for the rest."""

@@ -1,0 +1,83 @@
+"""Automatic labels: where the model's calibrated confidence clears the threshold that keeps precision at its target.
+
+The threshold comes with the model (chosen on out-of-fold answers so that the 95 % lower bound of the precision above it
+meets the target); below it an image waits for a person, the least certain first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from everlearn.catalog import labels, samples
+from everlearn.catalog.tables import sample
+from everlearn.files import change
+
+if TYPE_CHECKING:
+    from everlearn.types import Prediction, Progress, SampleId
+    from everlearn.workspace import Workspace
+
+Predict = Callable[[Sequence["SampleId"]], Sequence["Prediction"]]
+BATCH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Labelling:
+    """labelled: by the model, now; queued: waiting for a person, in all."""
+
+    labelled: int
+    queued: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sure:
+    """How the model answers: `predict` gives calibrated answers for sample ids; `threshold` is the least confidence
+    that labels by itself (None: never); `version` names the model."""
+
+    predict: Predict
+    threshold: float | None
+    version: str
+
+
+def automatic(workspace: Workspace, model: Sure | None, progress: Progress) -> Labelling:
+    """Label what is validated and unlabelled, or queue it. Without a model everything is queued."""
+    waiting = sample.c.status.in_(("validated", "queued")) & sample.c.label.is_(None)
+    with workspace.catalog.read() as tx:
+        ids = [one.id for batch in samples.batches(tx, waiting) for one in batch if one.queue_reason != "conflict"]
+    done = 0
+    with progress.task("label", len(ids)) as task:
+        for start in range(0, len(ids), BATCH):
+            done += _label(workspace, model, ids[start : start + BATCH])
+            task.advance(min(BATCH, len(ids) - start))
+    with workspace.catalog.read() as tx:
+        return Labelling(done, samples.counts(tx)["queued"])
+
+
+def _label(workspace: Workspace, model: Sure | None, ids: Sequence[SampleId]) -> int:
+    answers = list(model.predict(ids)) if model else [None] * len(ids)
+    words, queue = [], []
+    for id, answer in zip(ids, answers, strict=True):
+        sure = model and answer and answer.label is not None and model.threshold is not None
+        if model and answer and sure and answer.confidence >= (model.threshold or 1):
+            words.append(labels.Said(id, answer.label, "auto", None, answer.confidence, model.version))
+        else:
+            queue.append({"id": id, "queued": True, "queue_reason": "unsure" if answer else "no_model",
+                          "urgency": _urgency(answer)})  # fmt: skip
+    with change(workspace) as changed:
+        samples.change(changed.tx, queue)
+        labels.say(changed.tx, words)
+        samples.restate(changed.tx, ids)
+        changed.refile([word.sample_id for word in words])
+    return len(words)
+
+
+def _urgency(answer: Prediction | None) -> float:
+    """How much an answer would teach, 0-1: the entropy of the model's answer over its greatest possible entropy."""
+    if answer is None or len(answer.scores) < 2:
+        return 0.5
+    p = np.fromiter(answer.scores.values(), float)
+    p = np.clip(p / max(p.sum(), 1e-12), 1e-12, 1)
+    return float(-(p * np.log(p)).sum() / np.log(len(p)))

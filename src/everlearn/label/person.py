@@ -1,0 +1,85 @@
+"""What people say: a label by hand, taking it back, letting a refused image out, answering the queue."""
+
+from __future__ import annotations
+
+import getpass
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from everlearn.catalog import labels, samples
+from everlearn.errors import BadInput
+from everlearn.files import change
+from everlearn.naming import clean_label
+
+if TYPE_CHECKING:
+    from everlearn.catalog.samples import Sample
+    from everlearn.types import SampleId
+    from everlearn.workspace import Workspace
+
+
+def say(workspace: Workspace, id: str, label: str, who: str | None = None) -> SampleId:
+    """A person's label for one sample; it holds over every other word. Raises BadInput, Missing."""
+    text = checked(label, workspace)
+    with change(workspace) as changed:
+        one = samples.get(changed.tx, id)
+        if one.parent_id is not None:
+            raise BadInput(f"{one.id} was augmented from {one.parent_id}.", "Label its parent; it follows.")
+        labels.say(changed.tx, [labels.Said(one.id, text, "person", who or _who())])
+        changed.refile([one.id])
+    return one.id
+
+
+def undo(workspace: Workspace, id: str) -> str | None:
+    """Take back the last word on a sample; returns the label that holds now."""
+    with change(workspace) as changed:
+        one = samples.get(changed.tx, id)
+        label = labels.undo(changed.tx, one.id)
+        changed.refile([one.id])
+    return label
+
+
+def release(workspace: Workspace, ids: Sequence[str]) -> list[SampleId]:
+    """Let samples out of quarantine; validation will not refuse them again. Raises BadInput where one is not in it,
+    or where its file cannot be decoded at all."""
+    with change(workspace) as changed:
+        found = [samples.get(changed.tx, id) for id in ids]
+        for one in found:
+            if one.status != "quarantined":
+                raise BadInput(f"Sample {one.id} is {one.status}, not quarantined.", "See: everlearn data")
+            if one.quality is None:
+                raise BadInput(f"Sample {one.id} cannot be decoded ({one.refusal}).", "Collect a whole copy of it.")
+        rows = [{"id": one.id, "refusal": None, "twin_of": None, "released": True} for one in found]
+        samples.change(changed.tx, rows)
+        labels.settle(changed.tx, [one.id for one in found])
+        changed.refile([one.id for one in found])
+    return [one.id for one in found]
+
+
+def waiting(workspace: Workspace, limit: int) -> list[Sample]:
+    """The review queue, most informative first."""
+    with workspace.catalog.read() as tx:
+        return samples.queue(tx, limit)
+
+
+def checked(label: str, workspace: Workspace) -> str:
+    """The label as it is kept: clean text, or for `regress` a number in the target's range, on its step."""
+    if workspace.config.task != "regress":
+        return clean_label(label)
+    target = workspace.config.learn.target
+    try:
+        value = float(label)
+    except ValueError:
+        raise BadInput(f"{label!r} is not a number, and this workspace predicts numbers.", "Give a number.") from None
+    if not math.isfinite(value) or not target.low <= value <= target.high:
+        raise BadInput(
+            f"{label} is outside learn.target, {target.low} to {target.high}.", "Give another, or widen the range."
+        )
+    return label.strip()
+
+
+def _who() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"
