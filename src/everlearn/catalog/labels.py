@@ -7,6 +7,7 @@ the sample goes to a person.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,9 @@ from sqlalchemy.engine import Connection
 
 from everlearn.catalog import samples
 from everlearn.catalog.tables import label_event, now
+from everlearn.config import Config
 from everlearn.errors import BadInput
+from everlearn.naming import clean_label
 from everlearn.types import LabelBy, SampleId
 
 PEOPLE = ("person", "feedback")
@@ -42,6 +45,23 @@ class Settled:
     label: str | None
     by: str | None
     conflict: bool = False
+
+
+def cleaned(text: str, config: Config) -> str:
+    """The label as it is kept: clean text; for `regress` the number on the target's step, written one way. Raises
+    BadInput."""
+    if config.task != "regress":
+        return clean_label(text)
+    target = config.learn.target
+    try:
+        value = float(text)
+    except ValueError:
+        raise BadInput(f"{text!r} is not a number, and this workspace predicts numbers.", "Give a number.") from None
+    if not math.isfinite(value) or not target.low <= value <= target.high:
+        raise BadInput(
+            f"{text} is outside learn.target, {target.low} to {target.high}.", "Give another, or widen the range."
+        )
+    return f"{target.low + round((value - target.low) / target.step) * target.step:.10g}"
 
 
 def settled(events: Sequence[Any]) -> Settled:

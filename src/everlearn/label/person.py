@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import getpass
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from everlearn.catalog import labels, samples
 from everlearn.errors import BadInput
 from everlearn.files import change
-from everlearn.naming import clean_label
 
 if TYPE_CHECKING:
     from everlearn.catalog.samples import Sample
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
 
 def say(workspace: Workspace, id: str, label: str, who: str | None = None) -> SampleId:
     """A person's label for one sample; it holds over every other word. Raises BadInput, Missing."""
-    text = checked(label, workspace)
+    text = labels.cleaned(label, workspace.config)
     with change(workspace) as changed:
         one = samples.get(changed.tx, id)
         if one.parent_id is not None:
@@ -60,22 +58,6 @@ def waiting(workspace: Workspace, limit: int) -> list[Sample]:
     """The review queue, most informative first."""
     with workspace.catalog.read() as tx:
         return samples.queue(tx, limit)
-
-
-def checked(label: str, workspace: Workspace) -> str:
-    """The label as it is kept: clean text, or for `regress` a number in the target's range, on its step."""
-    if workspace.config.task != "regress":
-        return clean_label(label)
-    target = workspace.config.learn.target
-    try:
-        value = float(label)
-    except ValueError:
-        raise BadInput(f"{label!r} is not a number, and this workspace predicts numbers.", "Give a number.") from None
-    if not math.isfinite(value) or not target.low <= value <= target.high:
-        raise BadInput(
-            f"{label} is outside learn.target, {target.low} to {target.high}.", "Give another, or widen the range."
-        )
-    return label.strip()
 
 
 def _who() -> str:
