@@ -98,6 +98,24 @@ class Dataset(Section):
         return self
 
 
+class Augment(Section):
+    """Altered copies of the training images. Each strength is the most that may happen; 0 switches it off."""
+
+    copies: int = Field(2, ge=0, le=100, description="Copies of each training image.")
+    rotation: float = Field(10.0, ge=0, le=180, description="Rotation to either side, in degrees.")
+    shift: float = Field(0.05, ge=0, lt=1, description="Shift along either axis, as a share of the side.")
+    brightness: float = Field(0.2, ge=0, le=1, description="Brighter or darker, as a share of full white.")
+    contrast: float = Field(0.2, ge=0, lt=1, description="More or less contrast, as a share.")
+    noise: float = Field(
+        0.02, ge=0, le=1, description="Standard deviation of Gaussian noise, as a share of full white."
+    )
+    blur: float = Field(
+        0.01, ge=0, le=1, description="Standard deviation of Gaussian blur, as a share of the shorter side."
+    )
+    erase: float = Field(0.0, ge=0, lt=1, description="Area of one erased rectangle, as a share of the image.")
+    flip: bool = Field(False, description="Mirror half of the copies. It changes what digits, text and signs mean.")
+
+
 class Target(Section):
     """The numbers that a `regress` workspace predicts, in fixed point, so that the memory stays exact."""
 
@@ -176,6 +194,7 @@ class Config(Section):
     validate_: Validate = Field(default_factory=Validate, alias="validate")
     label: Label = Field(default_factory=Label)
     dataset: Dataset = Field(default_factory=Dataset)
+    augment: Augment = Field(default_factory=Augment)
     learn: Learn = Field(default_factory=Learn)
     gates: Gates = Field(default_factory=Gates)
     watch: Watch = Field(default_factory=Watch)
@@ -204,7 +223,9 @@ def load(path: Path) -> Config:
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        raise BadConfig(f"{path} holds a {type(values).__name__}, not settings.", "Write lines such as `task: classify`.")
+        raise BadConfig(
+            f"{path} holds a {type(values).__name__}, not settings.", "Write lines such as `task: classify`."
+        )
     return parse(values, path)
 
 
