@@ -1,0 +1,223 @@
+"""Taking in what sources offer: the same bytes are the same sample, however often and under whatever name they come.
+
+Each batch is stored first and then committed, so a kill costs at most the batch at hand, which comes again. What is
+kept of a sample that was found in several places does not depend on which place came first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from everlearn import faults, image
+from everlearn.catalog import labels, samples, turns
+from everlearn.catalog.samples import Sample
+from everlearn.catalog.tables import now
+from everlearn.collect.moment import group_of, when_and_camera
+from everlearn.errors import BadInput, EverlearnError
+from everlearn.files import change, new_keys
+from everlearn.types import Found, Refused, SampleId
+
+if TYPE_CHECKING:
+    from everlearn.collect.options import Source
+    from everlearn.files import Change
+    from everlearn.types import Progress
+    from everlearn.workspace import Workspace
+
+BATCH = 128
+MOST_REFUSALS = 10_000
+"""Refusals listed; more are counted."""
+
+
+@dataclass(slots=True)
+class Collected:
+    """collected: new samples; duplicates: content that was there already; suppressed: content that was forgotten."""
+
+    collected: int = 0
+    duplicates: int = 0
+    suppressed: int = 0
+    refused: int = 0
+    rejected: list[Refused] = field(default_factory=list)
+
+    def refuse(self, one: Refused) -> None:
+        self.refused += 1
+        if len(self.rejected) < MOST_REFUSALS:
+            self.rejected.append(one)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A thing that was read. known: it is in the catalog already."""
+
+    found: Found
+    id: SampleId
+    data: bytes | None
+    known: bool
+
+
+def take(workspace: Workspace, name: str, source: Source, progress: Progress) -> Collected:
+    """Take in all that a source offers. name: what the user called it; kept with each sample."""
+    result = Collected()
+    with progress.task("collect", source.estimate()) as task:
+        for batch in _batches(_accepted(source.items(), result)):
+            _take(workspace, name, batch, result)
+            task.advance(len(batch))
+    return result
+
+
+def id_of(data: bytes) -> SampleId:
+    """The identity of content."""
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def _accepted(items: Iterable[Found | Refused], result: Collected) -> Iterator[Found]:
+    for item in items:
+        if isinstance(item, Refused):
+            result.refuse(item)
+        else:
+            yield item
+
+
+def _batches(items: Iterable[Found]) -> Iterator[list[Found]]:
+    batch: list[Found] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _take(workspace: Workspace, name: str, batch: Sequence[Found], result: Collected) -> None:
+    with workspace.catalog.read() as tx:
+        there = samples.seen(tx, [(one.uri, one.size, one.modified) for one in batch])
+    read = list(_read(workspace, batch, there, result))
+    with workspace.catalog.write() as tx:  # a write, because the first look may make the suppression key
+        known = samples.known(tx, [one.id for one in read])
+        gone = turns.are_suppressed(tx, [one.id for one in read])
+    result.suppressed += sum(one.id in gone for one in read)
+    first: dict[SampleId, _Read] = {}
+    again: list[_Read] = []
+    for one in read:
+        if one.id in gone:
+            continue
+        if one.id in known or one.id in first:
+            again.append(one)
+        else:
+            first[one.id] = one
+    with change(workspace) as changed:
+        _insert(changed, name, list(first.values()))
+        merged = _merge(changed, again)
+        words = [
+            labels.Said(one.id, one.found.label, one.found.label_by or "folder")
+            for one in (*first.values(), *again)
+            if one.found.label is not None
+        ]
+        labels.say(changed.tx, words)
+        changed.refile({word.sample_id for word in words if word.sample_id not in first} | merged)
+        samples.sight(
+            changed.tx,
+            [
+                (o.found.uri, o.found.size, o.found.modified, o.id)
+                for o in (*first.values(), *again)
+                if o.found.size >= 0
+            ],
+        )
+        faults.point("collect.before_commit")
+    faults.point("collect.committed")
+    result.collected += len(first)
+    result.duplicates += len(again)
+
+
+def _read(
+    workspace: Workspace, batch: Sequence[Found], there: dict[str, SampleId], result: Collected
+) -> Iterator[_Read]:
+    for offered in batch:
+        found = offered
+        try:
+            if found.label is not None:
+                found = replace(found, label=labels.cleaned(found.label, workspace.config))
+            if found.uri in there:
+                yield _Read(found, there[found.uri], None, True)
+                continue
+            data = found.read()
+            if not data:
+                raise BadInput("it has no bytes.", "")
+        except EverlearnError as error:
+            result.refuse(Refused(found.uri, str(error)))
+        except OSError as error:
+            result.refuse(Refused(found.uri, f"cannot be read: {error.strerror or error}"))
+        else:
+            yield _Read(found, id_of(data), data, False)
+
+
+def _insert(changed: Change, name: str, new: Sequence[_Read]) -> None:
+    rows = [_row(changed.workspace, name, one) for one in new]
+    keys = new_keys(changed.tx, rows)
+    final = []
+    for one, row in zip(new, rows, strict=True):
+        values = {slot: getattr(row, slot) for slot in row.__slots__} | {"key": keys[row.id]}
+        final.append(Sample(**values))
+        assert one.data is not None
+        changed.workspace.store.put(keys[row.id], io.BytesIO(one.data))
+        faults.point("collect.stored")
+    samples.add(changed.tx, final)
+
+
+def _row(workspace: Workspace, name: str, one: _Read) -> Sample:
+    assert one.data is not None
+    when, time_from, camera, group = _circumstances(workspace, one)
+    ending = one.found.name.rpartition(".")[2].lower()
+    return Sample(
+        id=one.id,
+        kind="row" if ending == "npy" else "image",
+        key=f".{ending}",
+        bytes=len(one.data),
+        source=name,
+        captured_at=when,
+        time_from=time_from,
+        camera=camera,
+        group_key=group,
+        collected_at=now(),
+        label=one.found.label,
+    )
+
+
+def _circumstances(workspace: Workspace, one: _Read) -> tuple[datetime | None, str | None, str, str]:
+    is_row = one.found.name.endswith(".npy")
+    exif = (None, None) if one.data is None or is_row else image.stamp(one.data)
+    when, time_from, camera = when_and_camera(one.found, *exif)
+    camera = camera or workspace.config.collect.camera
+    group = group_of(one.found, one.id, when, time_from, camera, workspace.config.dataset.group_minutes)
+    return when, time_from, camera, group
+
+
+def _merge(changed: Change, again: Sequence[_Read]) -> set[SampleId]:
+    """The same content under another name may tell another time, camera or group: the smallest is kept, so that it does
+    not matter which came first."""
+    best: dict[SampleId, dict[str, Any]] = {}
+    there = samples.some(changed.tx, [one.id for one in again if one.data is not None])
+    for one in again:
+        if one.data is None:
+            continue
+        when, time_from, camera, group = _circumstances(changed.workspace, one)
+        new = {"camera": camera, "group_key": group, "captured_at": when, "time_from": time_from}
+        old = best.get(one.id)
+        if old is None and one.id in there:
+            row = there[one.id]
+            old = {key: getattr(row, key) for key in new}
+        if old is not None and _rank(new) < _rank(old):
+            best[one.id] = new
+    samples.change(changed.tx, ({"id": id, **values} for id, values in best.items()))
+    return set(best)
+
+
+def _rank(values: dict[str, Any]) -> tuple[int, str, str]:
+    order = {"exif": 0, "video": 1, "name": 2, "file": 3, None: 4}
+    time = values["captured_at"].isoformat() if values["captured_at"] else ""
+    return order[values["time_from"]], values["group_key"], values["camera"] + time

@@ -1,0 +1,131 @@
+"""The quantised features of samples, computed once: each image is decoded and sent through the backbone a single time.
+
+They lie in a SQLite file of their own for each basis, below the workspace's private folder. It is a cache: what is
+missing is computed again from the images. A forgotten sample's row is overwritten with zeros, not just unlinked.
+"""
+
+from __future__ import annotations
+
+import io
+import sqlite3
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from everlearn import faults, image
+from everlearn.catalog import samples
+from everlearn.errors import BadInput, Corrupt, Missing
+from everlearn.workspace import PRIVATE
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from everlearn.types import Image, Progress, SampleId
+    from everlearn.workspace import Workspace
+
+BATCH = 256
+_THREADS = 4
+
+
+class Basis(Protocol):
+    """The fixed map from an image to int8 features; `model.basis.Basis` is one."""
+
+    digest: str
+    dimensions: int
+
+    def phi(self, images: Sequence[Image]) -> NDArray[np.int8]: ...
+
+
+class Features:
+    """phi of a workspace's samples, by id."""
+
+    def __init__(self, workspace: Workspace, basis: Basis) -> None:
+        self.workspace = workspace
+        self.basis = basis
+        self.path = workspace.private(f"features-{basis.digest[:16]}.db")
+        with closing(self._open()) as file:
+            file.execute("CREATE TABLE IF NOT EXISTS phi (id TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID")
+
+    def batches(
+        self, ids: Sequence[SampleId], progress: Progress, *, size: int = BATCH
+    ) -> Iterator[tuple[Sequence[SampleId], NDArray[np.int8]]]:
+        """(ids, phi (n, dimensions)) in the order given, a batch at a time. Raises Missing where an image is gone."""
+        with progress.task("features", len(ids)) as task, closing(self._open()) as file:
+            for start in range(0, len(ids), size):
+                part = ids[start : start + size]
+                there = self._cached(file, part)
+                wanted = [id for id in part if id not in there]
+                if wanted:
+                    there.update(self._compute(file, wanted))
+                yield part, np.stack([there[id] for id in part])
+                task.advance(len(part))
+
+    def all(self, ids: Sequence[SampleId], progress: Progress) -> NDArray[np.int8]:
+        """phi of all these samples: (N, dimensions), in memory."""
+        if not ids:
+            return np.zeros((0, self.basis.dimensions), np.int8)
+        return np.concatenate([phi for _, phi in self.batches(ids, progress)])
+
+    def forget(self, ids: Collection[SampleId]) -> None:
+        """Take samples out of the cache, of this basis and of every other."""
+        for path in sorted((self.workspace.root / PRIVATE).glob("features-*.db")):
+            with closing(_connect(str(path))) as file, file:
+                file.executemany("DELETE FROM phi WHERE id = ?", [(id,) for id in ids])
+            with closing(_connect(str(path))) as file:
+                file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _compute(self, file: sqlite3.Connection, ids: Sequence[SampleId]) -> dict[SampleId, NDArray[np.int8]]:
+        phi = self.basis.phi(images(self.workspace, ids))
+        faults.point("features.computed")
+        with file:
+            rows = [(id, value.tobytes()) for id, value in zip(ids, phi, strict=True)]
+            file.executemany("INSERT OR REPLACE INTO phi VALUES (?, ?)", rows)
+        return dict(zip(ids, phi, strict=True))
+
+    def _cached(self, file: sqlite3.Connection, ids: Sequence[SampleId]) -> dict[SampleId, NDArray[np.int8]]:
+        marks = ",".join("?" * len(ids))
+        found = {}
+        for id, value in file.execute(f"SELECT id, value FROM phi WHERE id IN ({marks})", ids):  # noqa: S608
+            if len(value) == self.basis.dimensions:
+                found[id] = np.frombuffer(value, np.int8)
+        return found
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            return _connect(str(self.path))
+        except sqlite3.DatabaseError:
+            with suppress(OSError):
+                self.path.unlink()  # a damaged cache is no loss
+            return _connect(str(self.path))
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    file = sqlite3.connect(path, timeout=60)
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "secure_delete=ON"):
+        file.execute(f"PRAGMA {pragma}")
+    return file
+
+
+def images(workspace: Workspace, ids: Sequence[SampleId]) -> list[Image]:
+    """Decoded pixels of samples, in the order given; for rows the feature vector instead. Raises Missing, Corrupt."""
+    with workspace.catalog.read() as tx:
+        rows = samples.some(tx, ids)
+    if len(rows) < len(set(ids)):
+        raise Missing("A sample is no longer in the catalog.", "Run again; if it stays: everlearn doctor")
+
+    def load(id: SampleId) -> Image:
+        one = rows[id]
+        with workspace.store.open(one.key) as file:
+            data = file.read()
+        try:
+            if one.kind == "row":
+                return np.load(io.BytesIO(data), allow_pickle=False)  # type: ignore[no-any-return]
+            return image.decode(data, max_pixels=int(workspace.config.collect.max_megapixels * 1e6)).pixels
+        except (BadInput, ValueError) as error:
+            raise Corrupt(f"The file of sample {id} has changed: {error}", "See: everlearn doctor --deep") from None
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(load, ids))

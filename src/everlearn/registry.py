@@ -1,0 +1,196 @@
+"""Versions of the model: registered, tagged, promoted past the gates, rolled back; every act is written to the history."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from everlearn import faults
+from everlearn.catalog import versions
+from everlearn.catalog.tables import now
+from everlearn.catalog.versions import CHAMPION, Version
+from everlearn.errors import AnswerIsNo, BadInput, Missing
+from everlearn.naming import render_model_name
+from everlearn.workspace import VERSIONS
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+    from everlearn.workspace import Workspace
+
+RESERVED = ("latest", "newest", CHAMPION)
+
+
+def register(
+    workspace: Workspace, name: str, files: Mapping[str, bytes | Path], facts: Mapping[str, Any], reason: str
+) -> Version:
+    """Store a model and enter it as a version. files: ending (`.onnx`, `/card.json`, …) to content; the ONNX file is
+    named after the version and the day, the rest lies in the folder of that name. facts: the catalog's columns.
+
+    Files come first, then the row: a crash leaves files that no version names, which `doctor` removes.
+    """
+    major, minor = (int(part) for part in name[1:].split("."))
+    key = f"{VERSIONS}/{render_model_name(major, minor, now())}"
+    stem = key.removesuffix(".onnx")
+    for ending, content in files.items():
+        target = key if ending == ".onnx" else stem + ending
+        if isinstance(content, Path):
+            with content.open("rb") as file:
+                workspace.store.put(target, file)
+        else:
+            workspace.store.put(target, io.BytesIO(content))
+        faults.point("registry.stored")
+    with workspace.catalog.write() as tx:
+        entered = versions.add(tx, {**facts, "name": name, "key": key})
+        versions.record(tx, "registered", name, reason, previous=entered.parent)
+        faults.point("registry.before_commit")
+    faults.point("registry.committed")
+    return entered
+
+
+def bundle_file(workspace: Workspace, version: Version, ending: str) -> bytes:
+    """One file of a version's bundle. Raises Missing."""
+    key = version.key if ending == ".onnx" else version.key.removesuffix(".onnx") + ending
+    with workspace.store.open(key) as file:
+        return file.read()
+
+
+def card(workspace: Workspace, version: Version) -> dict[str, Any]:
+    """The model's card: what it is, what it learned from, how it scored."""
+    found = json.loads(bundle_file(workspace, version, "/card.json"))
+    assert isinstance(found, dict)
+    return found
+
+
+def promote(workspace: Workspace, name: str, *, force: bool = False, reason: str = "") -> Version:
+    """Make a version the champion: past its gates, or by force with a reason, which is recorded. Raises AnswerIsNo
+    where its newest evaluation did not let it pass, BadInput for a retired one or a force without a reason."""
+    if force and not reason.strip():
+        raise BadInput("promote --force needs a reason.", "Say why: --reason '…'")
+    with workspace.catalog.write() as tx:
+        version = versions.get(tx, name)
+        if version.retired:
+            raise BadInput(f"{version.name} is retired: it knows samples that were forgotten.", "Choose a newer one.")
+        done = versions.evaluations(tx, version.name)
+        decision = done[-1]["result"].get("decision") if done else None
+        passed = bool(decision and decision["outcome"] == "promote")
+        if not passed and not force:
+            why = decision["reason"] if decision else "it was never evaluated"
+            remedy = "everlearn evaluate, or: everlearn promote --force --reason '…'"
+            raise AnswerIsNo(f"{version.name} is not promoted: {why}.", remedy)
+        _crown(tx, version.name, "promoted", reason or (decision or {}).get("reason", ""), forced=force and not passed)
+    faults.point("registry.promoted")
+    return version
+
+
+def hold(workspace: Workspace, name: str, reason: str) -> None:
+    """Write down that a version was not promoted, and why."""
+    with workspace.catalog.write() as tx:
+        versions.record(tx, "held", name, reason)
+
+
+def rollback(workspace: Workspace, reason: str = "") -> Version:
+    """Make the champion before this one the champion again. Raises BadInput where there was none."""
+    with workspace.catalog.write() as tx:
+        current = versions.champion(tx)
+        if current is None:
+            raise BadInput("There is no champion to roll back from.", "Promote one: everlearn promote")
+        previous = _before(tx, current.name)
+        if previous is None:
+            raise BadInput(f"No champion came before {current.name} that is still there.", "See: everlearn history")
+        _crown(tx, previous, "rolled back", reason or f"rolled back from {current.name}")
+        return versions.get(tx, previous)
+
+
+def retire(tx: Connection, name: str, reason: str) -> str:
+    """Take a version out of service for good; returns its file's key. Its files are the caller's to remove."""
+    version = versions.get(tx, name)
+    versions.change(tx, version.name, retired=True)
+    for alias in versions.aliases(tx).get(version.name, []):
+        versions.unpoint(tx, alias)
+        if alias == CHAMPION:
+            versions.record(tx, "withdrawn", version.name, reason)
+    versions.record(tx, "retired", version.name, reason)
+    return version.key
+
+
+def tag(workspace: Workspace, name: str, add: Iterable[str] = (), remove: Iterable[str] = ()) -> Version:
+    """Change a version's tags. A tag `alias:NAME` also makes NAME an alias of it."""
+    with workspace.catalog.write() as tx:
+        version = versions.get(tx, name)
+        for word in add:
+            _check_tag(word)
+            if word.startswith("alias:"):
+                versions.point(tx, word.removeprefix("alias:"), version.name)
+        tags = sorted((set(version.tags) | {word for word in add if not word.startswith("alias:")}) - set(remove))
+        versions.change(tx, version.name, tags=tags)
+        return versions.get(tx, version.name)
+
+
+def search(workspace: Workspace, *, tag: str | None = None, minimum: float | None = None) -> list[Version]:
+    """Versions with this tag, and at least this accuracy (R² for `regress`)."""
+    with workspace.catalog.read() as tx:
+        found = versions.every(tx)
+    if tag is not None:
+        found = [one for one in found if tag in one.tags]
+    if minimum is not None:
+        found = [one for one in found if _score(one) is not None and (_score(one) or 0) >= minimum]
+    return found
+
+
+def export(workspace: Workspace, version: Version, out: Path) -> list[Path]:
+    """Copy a version's whole bundle to a folder. Raises BadInput where a file of another kind is in the way."""
+    if version.retired:
+        raise Missing(f"The files of {version.name} are gone: it was retired.", "See: everlearn history")
+    out.mkdir(parents=True, exist_ok=True)
+    stem = version.key.removesuffix(".onnx")
+    written = []
+    for key in [version.key, *workspace.store.keys(stem)]:
+        target = out / key.removeprefix(f"{VERSIONS}/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with workspace.store.open(key) as file, tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as part:
+            while chunk := file.read(1 << 20):
+                part.write(chunk)
+        Path(part.name).replace(target)
+        written.append(target)
+    return written
+
+
+def _crown(tx: Connection, name: str, action: str, reason: str, *, forced: bool = False) -> None:
+    current = versions.champion(tx)
+    versions.point(tx, CHAMPION, name)
+    previous = current.name if current else None
+    versions.record(tx, action, name, reason, previous=previous, forced=forced)
+
+
+def _before(tx: Connection, name: str) -> str | None:
+    """The champion before this one, along the promotions; a rollback is not a promotion."""
+    usable = {one.name for one in versions.every(tx) if not one.retired}
+    crowned = [line for line in versions.past(tx) if line["action"] == "promoted" and line["version"] == name]
+    seen = {name}
+    while crowned:
+        previous = crowned[-1]["previous"]
+        if previous is None or previous in seen:
+            return None
+        if previous in usable:
+            return str(previous)
+        seen.add(previous)
+        crowned = [l for l in versions.past(tx) if l["action"] == "promoted" and l["version"] == previous]  # noqa: E741
+    return None
+
+
+def _check_tag(word: str) -> None:
+    plain = word.removeprefix("alias:")
+    if not plain or len(plain) > 60 or not all(c.isalnum() or c in "-_.: " for c in plain):
+        raise BadInput(f"{word!r} cannot be a tag.", "Use up to 60 letters, digits, blanks and -_.:")
+    if word.startswith("alias:") and (plain in RESERVED or plain[:2].lstrip("v").isdigit()):
+        raise BadInput(f"{plain} cannot be an alias.", "promote makes the champion; versions name themselves.")
+
+
+def _score(version: Version) -> float | None:
+    value = (version.metrics or {}).get("accuracy", (version.metrics or {}).get("r2"))
+    return float(value) if isinstance(value, int | float) else None
