@@ -53,10 +53,15 @@ def clean_label(text: str) -> str:
     label = unicodedata.normalize("NFC", text).strip()
     if not label:
         raise BadInput("A label is empty.", "Give it a name.")
-    if any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in label):
+    if is_unwritable(label):
         shown = label.encode("unicode_escape", "backslashreplace").decode("ascii")
         raise BadInput(f"The label '{shown}' holds a line break, control character or undecodable byte.", "Rename it.")
     return label
+
+
+def is_unwritable(text: str) -> bool:
+    """Whether it holds line breaks, control characters or bytes that are no text, which one line could not show."""
+    return not text.isprintable() and any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text)
 
 
 def escape(text: str, plain: frozenset[str] = _PLAIN) -> str:

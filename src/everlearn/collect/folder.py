@@ -1,0 +1,115 @@
+"""A folder of images and videos. Labels come from folder names (ImageFolder), from file names, or from nowhere."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from everlearn.collect.files import VIDEO_ENDINGS, Entry, ending, offer, refused, walk
+from everlearn.collect.options import SourceOptions
+from everlearn.collect.video import frames
+from everlearn.errors import BadInput
+from everlearn.naming import clean_label, compile_pattern, parse_name, time_in_name
+from everlearn.types import Found, LabelBy, Refused
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What the names of a file and of its folder say."""
+
+    label: str | None = None
+    when: datetime | None = None
+    camera: str | None = None
+    group: str | None = None
+
+
+class FolderSource:
+    """All images and videos below a folder, or one file.
+
+    labels_from `folder`: the label is the name of the folder that the file lies in; files that lie beside class
+    folders have none. `filename`: by the pattern, else by Everlearn's own form of names. `none`: no label.
+    Raises BadInput for a bad pattern.
+    """
+
+    def __init__(self, path: str, options: SourceOptions) -> None:
+        here = Path(path).absolute()
+        self.options = options
+        self.by = options.labels_from
+        self.path = str(here)
+        self.single = here.is_file()
+        self.root = here.parent if self.single else here
+        self.pattern = compile_pattern(options.pattern) if options.pattern else None
+        if self.pattern and self.by == "filename" and "label" not in self.pattern.regex.groupindex:
+            raise BadInput(f"The pattern {options.pattern!r} has no {{label}}.", "Say where the label stands.")
+
+    def items(self) -> Iterator[Found | Refused]:
+        # Beside class folders a loose file is a stray; in a folder of files alone it belongs to the folder's class.
+        root_label = self.root.name if self.single or not _has_folders(self.root) else None
+        for entry in self._entries():
+            said = entry if isinstance(entry, Refused) else self._said(entry, root_label)
+            if isinstance(entry, Refused) or isinstance(said, Refused):
+                yield said  # type: ignore[misc]
+                continue
+            by: LabelBy = "folder" if self.by == "folder" else "filename"
+            for found in self._found(entry, said):
+                if isinstance(found, Refused):
+                    yield found
+                    continue
+                yield replace(
+                    found,
+                    label=said.label,
+                    label_by=by if said.label is not None else None,
+                    camera=said.camera,
+                    group=said.group or found.group,
+                )
+
+    def estimate(self) -> int | None:
+        """Counts the files; a video among them counts as one."""
+        if self.single:
+            return None if ending(self.path) in VIDEO_ENDINGS else 1
+        entries = walk(str(self.root), self.options.exclude, with_stat=False)
+        return sum(1 for entry in entries if isinstance(entry, Entry))
+
+    def _entries(self) -> Iterator[Entry | Refused]:
+        if not self.single:
+            return walk(str(self.root), self.options.exclude)
+        target = Path(os.path.realpath(self.path))
+        status = target.stat()
+        return iter([Entry(self.path, Path(self.path).name, str(target), status.st_size, status.st_mtime)])
+
+    def _found(self, entry: Entry, said: _Said) -> Iterator[Found | Refused]:
+        if ending(entry.name) in VIDEO_ENDINGS:
+            yield from frames(entry, self.options, said.when)
+            return
+        found = offer(entry, self.options.max_bytes)
+        if isinstance(found, Found) and said.when:
+            found = replace(found, captured_at=said.when, time_from="name")
+        yield found
+
+    def _said(self, entry: Entry, root_label: str | None) -> _Said | Refused:
+        name = unicodedata.normalize("NFC", entry.name)
+        when = time_in_name(name)
+        said = _Said(when=when)
+        if self.pattern and (match := self.pattern.match(entry.below)):
+            said = _Said(match.label, match.when or when, match.camera, match.group)
+        elif self.by == "filename" and not self.pattern and (parts := parse_name(name)):
+            said = _Said(parts.label, parts.when, parts.source)
+        elif self.by == "filename":
+            form = self.options.pattern or "{label}_{date}_{time}_{camera}.{ext}"
+            return refused(entry.path, f"its name does not fit the pattern {form}")
+        label = said.label if self.by == "filename" else None
+        if self.by == "folder":
+            label = entry.below.split("/")[-2] if "/" in entry.below else root_label
+        try:
+            return replace(said, label=None if label is None else clean_label(label))
+        except BadInput as error:
+            return refused(entry.path, error.message)
+
+
+def _has_folders(root: Path) -> bool:
+    with os.scandir(root) as scan:
+        return any(entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".") for entry in scan)
