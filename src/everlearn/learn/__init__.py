@@ -1,0 +1,1 @@
+"""Learners: what makes a model better from labelled samples."""
