@@ -51,11 +51,21 @@ class Collect(Section):
 class Validate(Section):
     """What is refused, and the scores of a data set."""
 
-    min_sharpness: float = Field(0.1, ge=0, le=1, description="Least scaled sharpness of an image, 0-1.")
-    min_exposure: float = Field(0.1, ge=0, le=1, description="Least scaled exposure (neither dark nor bright), 0-1.")
-    min_contrast: float = Field(0.1, ge=0, le=1, description="Least scaled contrast, 0-1.")
-    min_side: int = Field(8, ge=1, description="Least width and height, in pixels.")
-    max_aspect: float = Field(8.0, gt=1, description="Largest ratio of the longer to the shorter side.")
+    min_side: int = Field(8, ge=0, description="Least width and height, in pixels.")
+    min_aspect: float = Field(0.35, ge=0, le=1, description="Least ratio of the shorter to the longer side.")
+    min_brightness: float = Field(
+        0.32, ge=0, le=1, description="Luminance that the brightest hundredth must reach: a digit on black is not dark."
+    )
+    min_darkness: float = Field(
+        0.05, ge=0, le=1, description="1 - luminance that the darkest hundredth must stay below: ink on white is fine."
+    )
+    min_contrast: float = Field(
+        0.08, ge=0, le=1, description="Least luminance between the darkest and the brightest hundredth."
+    )
+    min_information: float = Field(0.3, ge=0, le=8, description="Least entropy of the grey histogram, in bits.")
+    min_sharpness: float = Field(
+        0.13, ge=0, description="Least deviation of the Laplacian relative to that of the picture."
+    )
     near_duplicates: bool = Field(True, description="Set near duplicates aside; the first of each kind is kept.")
     suspect_confidence: float = Field(
         0.9,

@@ -1,0 +1,354 @@
+"""Commands about data: init, collect, validate, release, label, review, augment, data, dataset, features."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from everlearn.cli.console import Answer, Console, table
+from everlearn.errors import BadInput
+from everlearn.types import STATUSES
+
+Context = typer.Context
+
+
+class LabelsFrom(StrEnum):
+    folder = "folder"
+    filename = "filename"
+    csv = "csv"
+    none = "none"
+    yolo = "yolo"
+    coco = "coco"
+    voc = "voc"
+
+
+class TaskName(StrEnum):
+    classify = "classify"
+    regress = "regress"
+
+
+class Format(StrEnum):
+    imagefolder = "imagefolder"
+    yolo = "yolo"
+    coco = "coco"
+    csv = "csv"
+    dvc = "dvc"
+
+
+def add_to(app: typer.Typer) -> None:
+    for command in (init, collect, validate, release, label, review, augment, data, features):
+        app.command(command.__name__)(command)
+    app.add_typer(dataset, name="dataset")
+
+
+def opened(context: Context) -> Any:
+    from everlearn.workspace import Workspace
+
+    return Workspace.open(context.obj.workspace)
+
+
+def init(
+    context: Context,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make the workspace in.")],
+    task: Annotated[TaskName, typer.Option(help="What the model does.")] = TaskName.classify,
+    backbone: Annotated[str, typer.Option(help="Where features come from: patches, onnx:FILE, features.")] = "patches",
+    git: Annotated[bool, typer.Option("--git", help="Also make it a Git repository, with models in Git LFS.")] = False,
+    catalog: Annotated[str | None, typer.Option(help="Database URL; default: catalog.db in the workspace.")] = None,
+    store: Annotated[str | None, typer.Option(help="Where files lie, such as s3://bucket/prefix; default: here.")] = None,
+) -> Answer:
+    """Make a workspace: the folder tree, the catalog, and a commented everlearn.yaml."""
+    from everlearn.config import parse
+    from everlearn.workspace import Workspace
+
+    given = {"task": task.value, "backbone": backbone, "catalog": catalog, "store": store}
+    workspace = Workspace.create(folder, parse(given, folder / "everlearn.yaml"), git=git)
+    lines = [f"Made the workspace {workspace.root}.", "Next: everlearn collect FOLDER --labels-from folder"]
+    return Answer({"workspace": str(workspace.root)}, lines)
+
+
+def collect(
+    context: Context,
+    sources: Annotated[list[str], typer.Argument(metavar="SRC…", help="Folders, images, videos, data sets, tables.")],
+    label: Annotated[str | None, typer.Option(help="The label of everything in these sources.")] = None,
+    labels_from: Annotated[LabelsFrom | None, typer.Option(help="Where labels come from.")] = None,
+    pattern: Annotated[str | None, typer.Option(help="File-name pattern, such as '{label}.{n}.jpg'.")] = None,
+    camera: Annotated[str | None, typer.Option(help="The camera that these sources are from.")] = None,
+    group: Annotated[str | None, typer.Option(help="Images of one group are never split between sides.")] = None,
+) -> Answer:
+    """Take in images, videos, data sets (ImageFolder, YOLO, COCO, VOC) and tables of features. Nothing twice."""
+    from everlearn import stages
+
+    workspace = opened(context)
+    with workspace.lock():
+        said = {"label": label, "labels_from": labels_from and labels_from.value, "pattern": pattern,
+                "camera": camera, "group": group}  # fmt: skip
+        result = stages.collect(workspace, sources, context.obj, **said)
+    rejected = [{"path": one.path, "reason": one.reason} for one in result.rejected]
+    lines = [f"Collected {result.collected}, {result.duplicates} were there already, {result.refused} refused."]
+    if result.suppressed:
+        lines.append(f"{result.suppressed} were forgotten on request and were not taken in again.")
+    lines += [f"  {one.path}: {one.reason}" for one in result.rejected[:20]]
+    if result.refused > 20:
+        lines.append(f"  … and {result.refused - 20} more; --json lists them.")
+    values = {"collected": result.collected, "duplicates": result.duplicates, "suppressed": result.suppressed,
+              "refused": result.refused, "rejected": rejected}  # fmt: skip
+    return Answer(values, lines)
+
+
+def validate(context: Context) -> Answer:
+    """Judge what is new: quality, duplicates, suspect labels; then score the whole data set."""
+    from everlearn import stages
+
+    workspace = opened(context)
+    with workspace.lock():
+        result = stages.validate(workspace, context.obj)
+    lines = [f"{result.validated} validated, {sum(result.quarantined.values())} in quarantine."]
+    lines += table([[reason, number] for reason, number in result.quarantined.items()], ["reason", "images"])
+    lines += ["", *table([[n, "-" if v is None else f"{v:.3f}"] for n, v in result.scores.items()], ["score", "0-1"])]
+    for name, ids in result.culprits.items():
+        if ids:
+            lines.append(f"{name} is pulled down by: {' '.join(ids[:8])}")
+    return Answer(result.to_json(), lines)
+
+
+def release(context: Context, ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Samples.")]) -> Answer:
+    """Let samples out of quarantine; validation will not refuse them again."""
+    from everlearn.label import person
+
+    workspace = opened(context)
+    with workspace.lock():
+        released = person.release(workspace, ids)
+    return Answer({"released": released}, [f"Released {len(released)}."])
+
+
+def label(
+    context: Context,
+    words: Annotated[list[str] | None, typer.Argument(metavar="[ID LABEL]", help="A sample and its label.")] = None,
+    auto: Annotated[bool, typer.Option("--auto", help="Label by the model what it is sure of; queue the rest.")] = False,
+    undo: Annotated[str | None, typer.Option(metavar="ID", help="Take back the last word on a sample.")] = None,
+    history: Annotated[str | None, typer.Option(metavar="ID", help="Who or what said which label, and when.")] = None,
+) -> Answer:
+    """Label one sample by hand, or with --auto everything that the model is sure of."""
+    from everlearn import stages
+    from everlearn.catalog import labels, samples
+    from everlearn.label import person
+
+    workspace = opened(context)
+    if history is not None:
+        with workspace.catalog.read() as tx:
+            said = labels.history(tx, samples.get(tx, history).id)
+        rows = [[e["at"].isoformat(" ", "seconds"), e["by"], e["who"] or e["version"] or "", e["label"] or "-",
+                 "taken back" if e["revoked"] else ""] for e in said]  # fmt: skip
+        return Answer({"history": said}, table(rows, ["time (UTC)", "by", "who", "label", ""]))
+    if sum([auto, undo is not None, bool(words)]) != 1:
+        raise BadInput("Say one of: ID LABEL, --auto, --undo ID, --history ID.", "See: everlearn label --help")
+    with workspace.lock():
+        if auto:
+            done = stages.label(workspace, context.obj)
+            lines = [f"Labelled {done.labelled} automatically; {done.queued} wait for a person (everlearn review)."]
+            return Answer({"labelled": done.labelled, "queued": done.queued}, lines)
+        if undo is not None:
+            now = person.undo(workspace, undo)
+            return Answer({"labelled": 0, "queued": _queued(workspace), "label": now}, [f"The label is now {now or '-'}."])
+        if words is None or len(words) != 2:
+            raise BadInput("label takes a sample's id and a label.", "Quote a label with blanks: everlearn label ID 'a b'")
+        person.say(workspace, words[0], words[1])
+    return Answer({"labelled": 1, "queued": _queued(workspace)}, [f"Labelled {words[0]} {words[1]}."])
+
+
+def review(
+    context: Context,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = 20,
+) -> Answer:
+    """Answer the queue at the terminal, most informative first; with --json or without a terminal, list it."""
+    from everlearn.label import person
+
+    workspace = opened(context)
+    waiting = person.waiting(workspace, limit)
+    answered = 0
+    if sys.stdin.isatty() and not context.obj.json:
+        answered = _ask(workspace, waiting, context.obj)
+    queued = _queued(workspace)
+    rows = [[one.id, one.queue_reason, one.label or "-", one.suspect or "-", _where(workspace, one.key)] for one in waiting]
+    lines = [f"Answered {answered}; {queued} wait."] if answered else table(
+        rows, ["sample", "why", "label", "rather", "file"]
+    )  # fmt: skip
+    items = [
+        {"sample": o.id, "reason": o.queue_reason, "label": o.label, "suggestion": o.suspect, "urgency": o.urgency,
+         "path": _where(workspace, o.key)}
+        for o in waiting
+    ]  # fmt: skip
+    return Answer({"labelled": answered, "queued": queued, "items": items}, lines)
+
+
+def _ask(workspace: Any, waiting: list[Any], console: Console) -> int:
+    from everlearn.label import person
+
+    console.say("For each image: a label, Enter to keep what is suggested, s to skip, q to stop.")
+    answered = 0
+    for number, one in enumerate(waiting, 1):
+        proposal = one.suspect or one.label
+        print(f"[{number}/{len(waiting)}] {_where(workspace, one.key)}  ({one.queue_reason})", file=sys.stderr)
+        said = input(f"  label{f' [{proposal}]' if proposal else ''}: ").strip()
+        if said == "q":
+            break
+        if said == "s" or (not said and not proposal):
+            continue
+        with workspace.lock():
+            person.say(workspace, one.id, said or proposal)
+        answered += 1
+    return answered
+
+
+def augment(
+    context: Context,
+    copies: Annotated[int | None, typer.Option(min=0, help="Copies of each image; default: augment.copies.")] = None,
+) -> Answer:
+    """Write changed copies of the training images, and a preview grid. A copy joins only its parent's training side."""
+    from everlearn import stages
+
+    workspace = opened(context)
+    with workspace.lock():
+        result = stages.augment(workspace, context.obj, copies)
+    lines = [f"Wrote {result.augmented} augmented images.", f"Preview: {result.preview}"]
+    return Answer({"augmented": result.augmented, "preview": result.preview}, lines)
+
+
+def data(
+    context: Context,
+    status: Annotated[str | None, typer.Option(help=f"Only these: {', '.join(STATUSES)}.")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Samples listed.")] = 20,
+) -> Answer:
+    """How many samples stand where, and which."""
+    from everlearn.catalog import samples
+    from everlearn.catalog.tables import sample
+
+    if status is not None and status not in STATUSES:
+        raise BadInput(f"There is no status {status}.", f"Choose one of {', '.join(STATUSES)}.")
+    workspace = opened(context)
+    with workspace.catalog.read() as tx:
+        counts = samples.counts(tx)
+        reasons = samples.refusals(tx)
+        where = sample.c.status == status if status else None
+        found = next(samples.batches(tx, where, size=limit), []) if limit and status else []
+    lines = table([[name, number] for name, number in counts.items()], ["status", "samples"])
+    rows = [[o.id, o.label or "-", o.camera, o.refusal or "", _value(o), _where(workspace, o.key)] for o in found]
+    if rows:
+        lines += ["", *table(rows, ["sample", "label", "camera", "refused for", "measured", "file"])]
+    listed = [
+        {"sample": o.id, "label": o.label, "camera": o.camera, "reason": o.refusal, "value": o.refusal_value,
+         "limit": o.refusal_limit, "path": _where(workspace, o.key)}
+        for o in found
+    ]  # fmt: skip
+    return Answer({"counts": counts, "quarantined": reasons, "samples": listed}, lines)
+
+
+def features(
+    context: Context,
+    out: Annotated[Path, typer.Option(help="A .parquet or .csv file.")],
+) -> Answer:
+    """Write the backbone's features of every labelled image, in constant memory."""
+    from everlearn import stages
+
+    workspace = opened(context)
+    with workspace.lock():
+        rows, dimensions = stages.features(workspace, out, context.obj)
+    return Answer({"rows": rows, "dimensions": dimensions, "path": str(out)}, [f"{rows} rows of {dimensions} in {out}."])
+
+
+dataset = typer.Typer(help="Immutable versions of the data.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@dataset.command("build")
+def dataset_build(context: Context) -> Answer:
+    """Take a snapshot of everything that is labelled; the same data gives the same snapshot."""
+    from everlearn.dataset.build import build
+
+    workspace = opened(context)
+    with workspace.lock():
+        snapshot = build(workspace)
+    return Answer(_snapshot(snapshot), [_line(snapshot)])
+
+
+@dataset.command("list")
+def dataset_list(context: Context) -> Answer:
+    """All snapshots, oldest first."""
+    from everlearn.catalog import snapshots
+
+    workspace = opened(context)
+    with workspace.catalog.read() as tx:
+        found = snapshots.every(tx)
+    last = _snapshot(found[-1]) if found else {"snapshot": None, "samples": 0, "classes": [], "splits": {}}
+    return Answer({**last, "snapshots": [_snapshot(one) for one in found]}, [_line(one) for one in found])
+
+
+@dataset.command("diff")
+def dataset_diff(
+    context: Context,
+    a: Annotated[str, typer.Argument(help="A snapshot's number, or the beginning of its digest.")],
+    b: Annotated[str, typer.Argument(help="The other one.")],
+) -> Answer:
+    """What changed from one snapshot to another."""
+    from everlearn.catalog import snapshots
+    from everlearn.dataset.diff import diff
+
+    workspace = opened(context)
+    with workspace.catalog.read() as tx:
+        first, second = snapshots.get(tx, a), snapshots.get(tx, b)
+    found = diff(workspace, first, second)
+    changes = {name: list(getattr(found, name)) for name in ("added", "removed", "relabelled", "moved")}
+    lines = [f"{name}: {len(ids)}" for name, ids in changes.items()]
+    return Answer({**_snapshot(second), **changes}, lines)
+
+
+@dataset.command("export")
+def dataset_export(
+    context: Context,
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is empty or not there.")],
+    snapshot: Annotated[str | None, typer.Option(help="Which snapshot; default: the newest.")] = None,
+    form: Annotated[Format, typer.Option("--format", help="The layout.")] = Format.imagefolder,
+) -> Answer:
+    """Write a snapshot as ImageFolder, YOLO, COCO or CSV; with --format dvc also DVC pointers."""
+    from everlearn.catalog import snapshots
+    from everlearn.dataset.export import export
+    from everlearn.errors import Missing
+
+    workspace = opened(context)
+    with workspace.catalog.read() as tx:
+        chosen = snapshots.get(tx, snapshot) if snapshot else snapshots.latest(tx)
+    if chosen is None:
+        raise Missing("There is no snapshot yet.", "Make one: everlearn dataset build")
+    export(workspace, chosen, out, form.value, context.obj)
+    return Answer({**_snapshot(chosen), "path": str(out)}, [f"Wrote {chosen.samples} samples to {out}."])
+
+
+def _snapshot(one: Any) -> dict[str, Any]:
+    return {"snapshot": one.digest, "number": one.number, "samples": one.samples, "classes": list(one.classes),
+            "splits": dict(one.splits)}  # fmt: skip
+
+
+def _line(one: Any) -> str:
+    sides = ", ".join(f"{number} {side}" for side, number in one.splits.items())
+    return f"{one.number}  {one.digest[:12]}  {one.samples} samples, {len(one.classes)} classes ({sides})"
+
+
+def _queued(workspace: Any) -> int:
+    from everlearn.catalog import samples
+
+    with workspace.catalog.read() as tx:
+        return samples.counts(tx)["queued"]
+
+
+def _where(workspace: Any, key: str) -> str:
+    return f"{workspace.config.store}/{key}" if workspace.config.store else str(workspace.root / key)
+
+
+def _value(one: Any) -> str:
+    if one.refusal is None or one.refusal_value is None:
+        return ""
+    limit = f" (limit {one.refusal_limit:.3g})" if one.refusal_limit is not None else ""
+    return f"{one.refusal_value:.3g}{limit}"

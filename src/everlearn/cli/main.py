@@ -1,0 +1,122 @@
+"""Finds the command, runs it, and turns what happened into an answer, an error and an exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from pathlib import Path
+
+import click
+import typer
+
+from everlearn.cli import data, models, wheel
+from everlearn.cli.console import Answer, Console
+from everlearn.errors import EverlearnError
+
+OURS = 70
+INTERRUPTED = 130
+
+EPILOG = "Exit codes: 0 done, 1 the answer is no, 2 bad input, 70 a fault of Everlearn, 130 interrupted."
+
+app = typer.Typer(
+    name="everlearn",
+    help="Keeps a vision model learning after it is deployed: collect, check, label, learn, prove, deploy, watch.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=False)
+def everlearn(
+    context: typer.Context,
+    workspace: Path | None = typer.Option(
+        None, "--workspace", "-w", help="The workspace; default: the nearest at or above the current folder."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object on stdout, and nothing else."),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress and no messages, only the answer."),
+) -> None:
+    """Global options; they may also follow the verb."""
+    context.obj = Console(workspace, as_json, quiet)
+
+
+for room in (data, models, wheel):
+    room.add_to(app)
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; returns the exit code."""
+    arguments = global_first(arguments)
+    wants_json = "--json" in arguments
+    console = Console(json=wants_json)
+    try:
+        command = typer.main.get_command(app)
+        answer = command.main(arguments, prog_name="everlearn", standalone_mode=False)
+        return console.answer(answer) if isinstance(answer, Answer) else int(answer or 0)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.exceptions.Abort:
+        return _interrupted(wants_json)
+    except click.UsageError as error:
+        return _usage(error, wants_json)
+    except click.ClickException as error:
+        return console.error(EverlearnError(error.format_message()))
+    except EverlearnError as error:
+        return console.error(error)
+    except KeyboardInterrupt:
+        return _interrupted(wants_json)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except Exception as error:  # whatever escapes is our fault, and is said to be
+        return _ours(error, wants_json)
+
+
+def global_first(arguments: list[str]) -> list[str]:
+    """Move the global options before the verb, wherever they stand; what follows `--` is left alone."""
+    front: list[str] = []
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            rest += [word, *words]
+        elif word in ("--json", "--quiet", "-q"):
+            front.append(word)
+        elif word in ("-w", "--workspace"):
+            front += [word, *([value] if (value := next(words, None)) is not None else [])]
+        elif word.startswith("--workspace="):
+            front.append(word)
+        else:
+            rest.append(word)
+    return front + rest
+
+
+def _usage(error: click.UsageError, wants_json: bool) -> int:
+    message = error.format_message()
+    hint = f"See: {error.ctx.command_path} --help" if error.ctx else "See: everlearn --help"
+    if wants_json:
+        print(json.dumps({"error": {"code": "usage", "message": message, "remedy": hint}}, ensure_ascii=False))
+    print(f"everlearn: {message}\n  {hint}", file=sys.stderr)
+    return 2
+
+
+def _interrupted(wants_json: bool) -> int:
+    message, remedy = "Interrupted.", "Nothing is lost; run the command again to go on."
+    if wants_json:
+        print(json.dumps({"error": {"code": "interrupted", "message": message, "remedy": remedy}}))
+    print(f"everlearn: {message} {remedy}", file=sys.stderr)
+    return INTERRUPTED
+
+
+def _ours(error: Exception, wants_json: bool) -> int:
+    message = f"A fault of Everlearn: {type(error).__name__}: {' '.join(str(error).split())}"
+    remedy = "Please report it with the lines above. Nothing is lost; everlearn doctor checks the workspace."
+    traceback.print_exception(error, file=sys.stderr)
+    if wants_json:
+        print(json.dumps({"error": {"code": "fault", "message": message, "remedy": remedy}}, ensure_ascii=False))
+    print(f"everlearn: {message}\n  {remedy}", file=sys.stderr)
+    return OURS

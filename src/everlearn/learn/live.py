@@ -1,0 +1,120 @@
+"""The one live memory of a workspace: brought from one snapshot to the next by adding and subtracting the difference.
+
+It is a pure function of the snapshot. Where it cannot be trusted (no file, a damaged one, another basis, a snapshot that
+the catalog no longer holds whole) it is built again from the cached features; the bits are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from everlearn import faults
+from everlearn.catalog import snapshots
+from everlearn.errors import BadInput, Corrupt, Missing
+from everlearn.learn.exact.memory import ExactMemory
+from everlearn.learn.exact.target import RegressionTarget
+from everlearn.learn.features import Basis, Features
+from everlearn.workspace import CHECKPOINTS
+
+if TYPE_CHECKING:
+    from everlearn.types import Member, Progress, SampleId, Snapshot
+    from everlearn.workspace import Workspace
+
+FILE = f"{CHECKPOINTS}/memory.sums"
+Held = dict["SampleId", tuple[str, int]]
+"""What the memory holds: id to label and fold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Samples learned and unlearned; a relabelled one counts in both."""
+
+    added: int
+    removed: int
+
+
+class LiveMemory:
+    """The memory, what it holds, and the features it is made of."""
+
+    def __init__(self, workspace: Workspace, basis: Basis) -> None:
+        self.workspace = workspace
+        self.basis = basis
+        self.features = Features(workspace, basis)
+        self.path = workspace.root / FILE
+        self.memory, self.held = self._load()
+
+    def bring_to(self, members: Iterable[Member], progress: Progress) -> Moved:
+        """Hold exactly the training and validation members of these. Nothing is written; see `save`."""
+        wanted = learnable(members)
+        gone = [id for id, value in self.held.items() if wanted.get(id) != value]
+        come = [id for id, value in wanted.items() if self.held.get(id) != value]
+        if len(gone) > len(wanted):
+            self.memory, self.held = self._empty(), {}  # building again is less work than taking away
+            gone, come = [], list(wanted)
+        for ids, phi in self.features.batches(gone, progress, size=4096):
+            self.memory.subtract(phi, *_columns(ids, self.held))
+        for ids, phi in self.features.batches(come, progress, size=4096):
+            self.memory.add(phi, *_columns(ids, wanted))
+        self.held = wanted
+        return Moved(len(come), len(gone))
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Keep the memory as standing at this snapshot."""
+        faults.point("live.before_save")
+        self.memory.save(self.path, {"snapshot": snapshot.number, "digest": snapshot.digest})
+        faults.point("live.saved")
+
+    def rebuilt(self, progress: Progress) -> ExactMemory:
+        """A new memory of what this one holds, from the features: for `verify`."""
+        fresh = self._empty()
+        for ids, phi in self.features.batches(sorted(self.held), progress, size=4096):
+            fresh.add(phi, *_columns(ids, self.held))
+        return fresh
+
+    def _load(self) -> tuple[ExactMemory, Held]:
+        with suppress(Missing, Corrupt, BadInput, FileNotFoundError):
+            memory, metadata = ExactMemory.load(self.path)
+            same = (memory.basis_digest, memory.folds, memory.target) == (
+                self.basis.digest, self.workspace.config.learn.folds, self._target()
+            )  # fmt: skip
+            held = self._held(metadata) if same else None
+            if held is not None and len(held) == memory.samples:
+                return memory, held
+        return self._empty(), {}
+
+    def _held(self, metadata: Mapping[str, object]) -> Held | None:
+        """What the snapshot of a saved memory held, or None where the catalog no longer knows it whole."""
+        number = metadata.get("snapshot")
+        if not isinstance(number, int):
+            return None
+        with self.workspace.catalog.read() as tx:
+            snapshot = snapshots.get(tx, number)
+            members = list(snapshots.members(tx, number))
+        if metadata.get("digest") not in (snapshots.digest(members),) or not snapshot.samples:
+            return None
+        return learnable(members)
+
+    def _empty(self) -> ExactMemory:
+        folds = self.workspace.config.learn.folds
+        return ExactMemory(self.basis.digest, self.basis.dimensions, folds, self._target())
+
+    def _target(self) -> RegressionTarget | None:
+        if self.workspace.config.task != "regress":
+            return None
+        target = self.workspace.config.learn.target
+        return RegressionTarget(target.low, target.high, target.step)
+
+
+def learnable(members: Iterable[Member]) -> Held:
+    """What the memory learns of a snapshot: all but the test side. It needs no validation side of its own, since its
+    choices are made by folds."""
+    return {one.id: (one.label, one.fold) for one in members if one.split != "test"}
+
+
+def _columns(ids: Sequence[SampleId], held: Held) -> tuple[list[str], np.ndarray]:
+    return [held[id][0] for id in ids], np.array([held[id][1] for id in ids], np.int64)
