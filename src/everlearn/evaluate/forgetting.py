@@ -63,7 +63,11 @@ def forgetting(history: History, images: Mapping[str, int] | None = None, seed: 
     somewhat too wide, as both answered the same images); they take the best version as given.
     """
     old = retained(history)
-    curve = [_mean([r.forgetting for r in retained(history[:end])]) for end in range(1, len(history) + 1)]
+    best: dict[str, float] = {}
+    curve = []
+    for known in history:
+        curve.append(_mean([best[name] - now for name, now in known.items() if name in best]))
+        best |= {name: max(now, best.get(name, now)) for name, now in known.items()}
     return Forgetting(
         forgetting=_figure([r.best for r in old], [r.now for r in old], old, images, seed),
         backward_transfer=_figure([r.now for r in old], [r.first for r in old], old, images, seed),

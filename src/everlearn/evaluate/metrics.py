@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -198,11 +198,11 @@ def classification(answers: Answers, *, shown: int = 20, worst: int = 50, seed: 
     )
 
 
-def macro(right: Floats, images: Floats, answers: Floats) -> tuple[float, float, float]:
+def macro(right: NDArray[Any], images: NDArray[Any], answers: NDArray[Any]) -> tuple[float, float, float]:
     """Macro precision, recall and F1 from the counts per class: (C,) each. Classes without images are left out."""
     there = images > 0
     right, images, answers = right[there], images[there], answers[there]
-    precision = np.divide(right, answers, out=np.zeros_like(right), where=answers > 0)
+    precision = np.divide(right, answers, out=np.zeros(len(right)), where=answers > 0)
     return float(precision.mean()), float((right / images).mean()), float((2 * right / (images + answers)).mean())
 
 

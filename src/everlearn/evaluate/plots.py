@@ -1,0 +1,194 @@
+"""Plots as SVG or PNG bytes, and thumbnails. Colours are Okabe & Ito's, told apart by every kind of colour vision.
+
+Drawn on figures of their own, without pyplot: no global state, no display needed. Names from users are drawn as they
+are (no formulas), without what cannot be printed, and cut where long.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from everlearn.evaluate.words import WORDS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+    from everlearn.evaluate.forgetting import Forgetting
+    from everlearn.evaluate.metrics import Bin, ClassScore, Confusion
+    from everlearn.types import Image
+
+Format = Literal["svg", "png"]
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+INK, FAINT = "#374151", "#d1d5db"
+FONTS = ("DejaVu Sans", "Noto Sans CJK KR", "Noto Sans KR", "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo")
+EN = WORDS["en"]
+
+
+def readable(name: str, most: int = 0) -> str:
+    """A name without control and direction characters; cut to `most` characters where that is not 0."""
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
+    return shown if not most or len(shown) <= most else shown[: most - 1] + "…"
+
+
+def confusion_matrix(confusion: Confusion, words: Mapping[str, str] = EN, form: Format = "svg") -> bytes:
+    """Rows are true classes, columns answers; the colour is the share of the row, the number the count."""
+    names = [readable(name, 14) for name in confusion.classes]
+    counts = np.array(confusion.matrix).reshape(len(names), len(names))
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = max(3.2, 0.42 * len(names) + 1.6)
+    with _canvas(size, size, form) as (canvas, done):
+        axes = _axes(canvas, words["predicted"], words["true"])
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.15)
+        for row, column in np.argwhere(counts):
+            colour = "white" if shares[row, column] > 0.6 else INK
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, size=8)
+        axes.set_xticks(
+            range(len(names)), names, rotation=45 if _long(names) else 0, ha="right" if _long(names) else "center"
+        )
+        axes.set_yticks(range(len(names)), names)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+    return done[0]
+
+
+def reliability(bins: Sequence[Bin], words: Mapping[str, str] = EN, form: Format = "svg") -> bytes:
+    """Accuracy against confidence; on the diagonal the model is as often right as it says."""
+    with _canvas(4.2, 4, form) as (canvas, done):
+        axes = _axes(canvas, words["confidence"], words["accuracy"])
+        low = max(0.0, min([*(b.confidence for b in bins), *(b.accuracy for b in bins)]) - 0.05)
+        axes.plot([low, 1], [low, 1], color=FAINT, dashes=(4, 3), label=words["calibrated"])
+        most = max(b.count for b in bins)
+        axes.plot([b.confidence for b in bins], [b.accuracy for b in bins], color=BLUE, linewidth=1)
+        for b in bins:
+            axes.plot([b.confidence] * 2, [b.confidence, b.accuracy], color=ORANGE, linewidth=1, alpha=0.7)
+            axes.scatter(b.confidence, b.accuracy, s=12 + 50 * b.count / most, color=BLUE, zorder=3)
+        axes.set_xlim(low, 1.02)
+        axes.set_ylim(low, 1.02)
+        axes.legend(frameon=False, loc="upper left")
+    return done[0]
+
+
+def class_bars(
+    classes: Sequence[ClassScore], words: Mapping[str, str] = EN, form: Format = "svg", most: int = 20
+) -> bytes:
+    """Recall with its interval of the lowest classes, the lowest on top."""
+    shown = sorted((c for c in classes if c.recall is not None), key=lambda c: (c.recall, c.name))[:most]
+    with _canvas(6, 0.26 * len(shown) + 0.9, form) as (canvas, done):
+        axes = _axes(canvas, words["recall"].split(" (")[0], "")
+        for row, score in enumerate(shown):
+            axes.plot(score.interval or (), [row, row], color=BLUE, alpha=0.45, linewidth=3, solid_capstyle="round")
+            axes.scatter(score.recall, row, color=BLUE, s=22, zorder=3)
+        axes.set_yticks(range(len(shown)), [readable(c.name, 22) for c in shown])
+        axes.set_ylim(len(shown) - 0.5, -0.5)
+        axes.set_xlim(-0.02, 1.02)
+        axes.grid(axis="x", color=FAINT, linewidth=0.6)
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(length=0)
+    return done[0]
+
+
+def over_versions(
+    found: Forgetting, versions: Sequence[str], words: Mapping[str, str] = EN, form: Format = "svg"
+) -> bytes:
+    """Mean accuracy and forgetting of each version, each line named at its end."""
+    with _canvas(6.4, 3, form) as (canvas, done):
+        axes = _axes(canvas, words["version"], "")
+        lines = ((found.accuracy, BLUE, words["mean_accuracy"]), (found.curve, ORANGE, words["forgetting"].lower()))
+        for values, colour, name in lines:
+            points = [(x, y) for x, y in enumerate(values) if y is not None]
+            axes.plot(
+                *zip(*points, strict=True), color=colour, marker="o", markersize=4, label=name
+            ) if points else None
+        axes.axhline(0, color=FAINT, linewidth=0.8)
+        step = max(1, len(versions) // 10)
+        axes.set_xticks(range(0, len(versions), step), [readable(v, 10) for v in versions[::step]])
+        axes.set_ylim(min(-0.04, *(v for v in found.curve if v is not None), 0), 1.04)
+        axes.legend(frameon=False, loc="center right")
+    return done[0]
+
+
+def picture_grid(pictures: Iterable[tuple[Image, str]], columns: int = 6, most: int = 48) -> bytes:
+    """Thumbnails with a caption below each, as one PNG. pictures: (pixels (H, W, 3), caption)."""
+    shown = [picture for picture, _ in zip(pictures, range(most), strict=False)]
+    rows = max(1, -(-len(shown) // columns))
+    with _canvas(1.5 * columns, 1.9 * rows, "png") as (canvas, done):
+        grid = canvas.subplots(rows, columns, squeeze=False)
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for axes, (pixels, caption) in zip(grid.flat, shown, strict=False):
+            axes.imshow(pixels)
+            axes.set_title(
+                "\n".join(readable(line, 22) for line in caption.splitlines()), size=7, color=INK, y=-0.02, va="top"
+            )
+    return done[0]
+
+
+def thumbnail(pixels: Image, side: int = 112) -> bytes:
+    """(H, W, 3) -> a JPEG of at most `side` pixels each way; tiny images are enlarged in whole pixels."""
+    from PIL import Image as Pillow
+
+    picture = Pillow.fromarray(np.ascontiguousarray(pixels, dtype=np.uint8)).convert("RGB")
+    times = side // max(picture.size)
+    if times > 1:
+        picture = picture.resize((picture.width * times, picture.height * times), Pillow.Resampling.NEAREST)
+    picture.thumbnail((side, side), Pillow.Resampling.LANCZOS)
+    kept = io.BytesIO()
+    picture.save(kept, "JPEG", quality=82, optimize=True)
+    return kept.getvalue()
+
+
+def _long(names: Sequence[str]) -> bool:
+    return max((len(name) for name in names), default=0) > 3
+
+
+@cache
+def _fonts() -> list[str]:
+    from matplotlib import font_manager
+
+    there = set(font_manager.get_font_names())
+    return [name for name in FONTS if name in there]
+
+
+@contextmanager
+def _canvas(width: float, height: float, form: Format) -> Iterator[tuple[Canvas, list[bytes]]]:
+    """A figure of that size in inches; its bytes are in the list once the block is left."""
+    import matplotlib
+    from matplotlib.figure import Figure as Canvas
+
+    style: dict[str, Any] = {
+        "font.family": _fonts(),
+        "font.size": 9,
+        "text.parse_math": False,  # a class may be called "$x$"
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": FAINT,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "svg.fonttype": "none",  # letters stay letters: small files, and the viewer's own fonts for all scripts
+        "svg.hashsalt": "everlearn",
+    }
+    done: list[bytes] = []
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        canvas = Canvas(figsize=(width, height), layout="constrained")
+        yield canvas, done
+        kept = io.BytesIO()
+        plain = {"metadata": {"Date": None}} if form == "svg" else {"dpi": 150, "facecolor": "white"}
+        canvas.savefig(kept, format=form, **({"transparent": True} | plain if form == "svg" else plain))
+        done.append(kept.getvalue())
+
+
+def _axes(canvas: Canvas, x: str, y: str) -> Axes:
+    axes = canvas.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    return axes

@@ -1,0 +1,165 @@
+"""One self-contained HTML page about one evaluation, and the same content as JSON.
+
+The page is one file: its style and pictures are in it, it has no scripts and asks the network for nothing (its
+content security policy says so too). All names are escaped.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from everlearn.errors import BadInput
+from everlearn.evaluate import plots
+from everlearn.evaluate.compare import Comparison
+from everlearn.evaluate.figures import Result, plain
+from everlearn.evaluate.forgetting import Forgetting
+from everlearn.evaluate.gates import Decision, Gate
+from everlearn.evaluate.metrics import ClassScore, Metrics, RegressionMetrics
+from everlearn.evaluate.plots import readable
+from everlearn.evaluate.words import WORDS, Lang
+
+if TYPE_CHECKING:
+    from everlearn.types import Image, SampleId, Scalar, Task
+
+ROWS = 50
+"""Rows of a table, and pictures, on the page; the JSON has all."""
+SHARES = frozenset({"accuracy", "precision", "recall", "f1", "ece", "forgetting", "gpu_utilisation"})
+"""Figures shown in per cent."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataScore(Result):
+    """A score of the data set, 0-1, and the images that pull it down: (sample id, why or its own score as text)."""
+
+    name: str
+    value: float | None
+    worst: tuple[tuple[SampleId, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report(Result):
+    """All that one evaluation has found. What does not exist is None or empty, and its section says so or is left out.
+
+    versions: names of the versions in `forgetting`, oldest first. joint_forgetting: the forgetting of a model trained
+    on everything at once. regressions: reported mistakes -> answered right. lineage: what the model comes from; keys
+    that `words` knows are translated. pixels: thumbnails' sources by sample id, for any id named in the report.
+    """
+
+    model: str
+    task: Task
+    created_at: datetime
+    metrics: Metrics | RegressionMetrics
+    gates: Mapping[str, Gate] = field(default_factory=dict)
+    decision: Decision | None = None
+    comparison: Comparison | None = None
+    forgetting: Forgetting | None = None
+    versions: Sequence[str] = ()
+    joint_forgetting: float | None = None
+    regressions: Mapping[str, bool] = field(default_factory=dict)
+    data: Sequence[DataScore] = ()
+    data_gates: Mapping[str, Gate] = field(default_factory=dict)
+    lineage: Mapping[str, Scalar] = field(default_factory=dict)
+    pixels: Mapping[SampleId, Image] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name != "pixels"}
+
+
+def render_json(report: Report) -> str:
+    """The whole report as JSON text; names in their own script."""
+    return json.dumps(report.to_json(), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+
+
+def render_html(report: Report, lang: Lang = "en") -> str:
+    """The page as text, to be stored as UTF-8. Raises BadInput for a language that there is not."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    if lang not in WORDS:
+        raise BadInput(f"There is no report in {lang!r}.", f"Use one of: {', '.join(WORDS)}.")
+    words = WORDS[lang]
+    page = Environment(
+        loader=PackageLoader("everlearn.evaluate"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page.filters |= {
+        "name": lambda name: readable(str(name)) or words["unknown"],
+        "share": _share,
+        "number": _number,
+        "points": partial(_points, words=words),
+        "figure": _figure,
+    }
+    pictures = {key: _uri(plots.thumbnail(image), "jpeg") for key, image in report.pixels.items()}
+    return page.get_template("report.html.j2").render(
+        r=report,
+        w=words,
+        lang=lang,
+        rows=ROWS,
+        plots=_plots(report, words),
+        pictures=pictures,
+        classes=_lowest(report.metrics),
+        scale=_scale(report.comparison),
+    )
+
+
+def _plots(report: Report, words: Mapping[str, str]) -> dict[str, str]:
+    """The plots that this report has something to show in, as data URIs."""
+    found: dict[str, bytes] = {}
+    metrics = report.metrics
+    if isinstance(metrics, Metrics):
+        if metrics.confusion.classes:
+            found["confusion"] = plots.confusion_matrix(metrics.confusion, words)
+        if metrics.reliability:
+            found["reliability"] = plots.reliability(metrics.reliability, words)
+        found["classes"] = plots.class_bars(metrics.classes, words)
+    if report.forgetting is not None and report.forgetting.forgetting is not None:
+        found["versions"] = plots.over_versions(report.forgetting, report.versions, words)
+    return {name: _uri(image, "svg+xml") for name, image in found.items()}
+
+
+def _uri(image: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{b64encode(image).decode()}"
+
+
+def _lowest(metrics: Metrics | RegressionMetrics) -> list[ClassScore]:
+    """Classes in the test, lowest F1 first, then those that are not in it."""
+    if not isinstance(metrics, Metrics):
+        return []
+    return sorted(metrics.classes, key=lambda c: (c.f1 is None, c.f1 or 0.0, c.name))
+
+
+def _scale(comparison: Comparison | None) -> dict[str, float] | None:
+    """Places of the comparison's interval, value and margin on a line from 0 to 100, with zero in the middle."""
+    if comparison is None:
+        return None
+    reach = 1.15 * max(*map(abs, comparison.interval), comparison.margin)
+    marks = {"low": comparison.interval[0], "high": comparison.interval[1], "value": comparison.difference}
+    marks |= {"margin": -comparison.margin, "zero": 0.0}
+    return {name: round(50 + 50 * mark / reach, 2) for name, mark in marks.items()}
+
+
+def _share(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.4g}"
+
+
+def _points(value: float, words: Mapping[str, str]) -> str:
+    return f"{100 * value:+.2f} {words['points']}"
+
+
+def _figure(value: float | None, name: str) -> str:
+    """A figure as its kind is written: shares in per cent, data scores with two decimals, the rest as numbers."""
+    return _share(value) if name in SHARES else _number(value)
