@@ -11,7 +11,7 @@ from pathlib import Path
 
 from everlearn.collect.files import VIDEO_ENDINGS, Entry, ending, offer, refused, walk
 from everlearn.collect.options import SourceOptions
-from everlearn.collect.video import frames
+from everlearn.collect.video import frame_rule, frames
 from everlearn.errors import BadInput
 from everlearn.naming import clean_label, compile_pattern, parse_name, time_in_name
 from everlearn.types import Found, LabelBy, Refused
@@ -32,11 +32,12 @@ class FolderSource:
 
     labels_from `folder`: the label is the name of the folder that the file lies in; files that lie beside class
     folders have none. `filename`: by the pattern, else by Everlearn's own form of names. `none`: no label.
-    Raises BadInput for a bad pattern.
+    Raises BadInput for a bad pattern or options of video frames that cannot be.
     """
 
     def __init__(self, path: str, options: SourceOptions) -> None:
         here = Path(path).absolute()
+        frame_rule(options)  # says now what is wrong with it, not at the first video
         self.options = options
         self.by = options.labels_from
         self.path = str(here)

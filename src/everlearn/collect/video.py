@@ -43,7 +43,7 @@ def frames(entry: Entry, options: SourceOptions, start: datetime | None = None) 
     """
     import cv2
 
-    wanted = _Changes(options) if options.on_scene_change else _Ticks(options.frames_per_second)
+    wanted = frame_rule(options)
     try:
         kind = _container(entry.target)
         group = _fingerprint(entry)
@@ -73,6 +73,11 @@ def frames(entry: Entry, options: SourceOptions, start: datetime | None = None) 
         yield refused(entry.path, "a video without a single frame that can be read")
     elif seen < 0.98 * promised - 2:  # containers count to a frame or two
         yield refused(entry.path, f"ends after {seen} of {promised:.0f} frames: truncated; {taken} frames were taken")
+
+
+def frame_rule(options: SourceOptions) -> _Ticks | _Changes:
+    """Which frames are taken. Raises BadInput for a rate, a threshold or a gap that cannot be."""
+    return _Changes(options) if options.on_scene_change else _Ticks(options.frames_per_second)
 
 
 def _frame(entry: Entry, pixels: NDArray[np.uint8], at: float, start: datetime | None, group: str) -> Found:
