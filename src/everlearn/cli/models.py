@@ -1,0 +1,303 @@
+"""Commands about models: learn, evaluate, compare, predict, feedback, regressions, models, deploy, promote, rollback,
+history."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from everlearn.cli.console import Answer, table
+from everlearn.cli.data import opened
+from everlearn.errors import BadInput
+
+Context = typer.Context
+Model = Annotated[str | None, typer.Option("--model", help="Alias, version or path; default: champion, else newest.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    for command in (learn, evaluate, compare, predict, feedback, regressions, deploy, promote, rollback, history):
+        app.command(command.__name__)(command)
+    app.add_typer(models, name="models")
+
+
+def learn(context: Context) -> Answer:
+    """Teach the current model what is new, and register the result as a version."""
+    from everlearn import stages
+
+    workspace = opened(context)
+    with workspace.lock():
+        version, report = stages.learn(workspace, context.obj)
+    values = {
+        "model": version.name,
+        "learner": report.learner,
+        "samples": report.samples,
+        "removed": report.removed,
+        "seconds": round(report.seconds, 3),
+        "memory_digest": report.memory_digest,
+        "model_digest": report.model_digest,
+        **report.details,
+    }
+    did = f"learned {report.samples}" + (f", unlearned {report.removed}" if report.removed else "")
+    line = f"{version.name}: {did} in {report.seconds:.1f} s." if report.samples or report.removed else (
+        f"{version.name} knows everything already."
+    )  # fmt: skip
+    return Answer(values, [line, f"memory {report.memory_digest}"])
+
+
+def evaluate(context: Context, model: Model = None) -> Answer:
+    """Score a model on the test side, hold it against its targets and the champion, and write a report."""
+    from everlearn import stages
+
+    workspace = opened(context)
+    with workspace.lock():
+        result = stages.evaluate(workspace, model, context.obj)
+    return Answer(result.values, result.lines(), code=0 if result.passed else 1)
+
+
+def compare(
+    context: Context,
+    a: Annotated[str, typer.Argument(help="The model that stands (alias, version or path).")],
+    b: Annotated[str, typer.Argument(help="The model that would replace it.")],
+) -> Answer:
+    """Is B better than A on the same test images? Exact McNemar test and a paired bootstrap interval."""
+    from everlearn import stages
+
+    workspace = opened(context)
+    found = stages.compare(workspace, a, b, context.obj)
+    low, high = found.interval
+    lines = [
+        f"{b} is {found.verdict} than {a}." if found.verdict in ("better", "worse") else f"{b} and {a}: {found.verdict}.",
+        f"difference {found.difference:+.4f}, interval {low:+.4f} to {high:+.4f}, p = {found.p_value:.3g}, {found.n} images",
+    ]
+    if found.needed:
+        lines.append(f"About {found.needed} more test images would decide.")
+    lines += [f"harm: {veto.kind} {veto.name} {veto.difference:+.3f} (p = {veto.p_value:.3g})" for veto in found.vetoes]
+    return Answer(found.to_json(), lines)
+
+
+def predict(
+    context: Context,
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="Images, or folders of images.")],
+    model: Model = None,
+    record: Annotated[bool, typer.Option("--record", help="Keep each answer under an id, for feedback.")] = False,
+    camera: Annotated[str | None, typer.Option(help="The camera that the images are from.")] = None,
+) -> Answer:
+    """Answer for images. A path to a .onnx file as --model works without any workspace."""
+    from everlearn import stages
+
+    alone = model is not None and model.endswith(".onnx") and not record
+    workspace = None if alone else opened(context)
+    answers = list(stages.predict(workspace, paths, model, context.obj, record=record, camera=camera))
+    rows = [
+        [one["path"], one.get("label") if one.get("value") is None else f"{one['value']:.6g}",
+         f"{one['confidence']:.3f}" if one.get("confidence") is not None else one.get("error", ""), one.get("id", "")]
+        for one in answers
+    ]  # fmt: skip
+    failed = any("error" in one for one in answers)
+    return Answer({"predictions": answers}, table(rows), code=2 if failed and all("error" in o for o in answers) else 0)
+
+
+def feedback(
+    context: Context,
+    id: Annotated[str, typer.Argument(help="A recorded answer.")],
+    right: Annotated[bool, typer.Option("--right", help="The answer was right.")] = False,
+    wrong: Annotated[bool, typer.Option("--wrong", help="The answer was wrong.")] = False,
+    label: Annotated[str | None, typer.Option(help="What would have been right.")] = None,
+) -> Answer:
+    """Say whether a recorded answer was right. It becomes a sample, and a mistake also a case for every candidate."""
+    from everlearn import stages
+
+    if sum([right, wrong, label is not None]) != 1:
+        raise BadInput("Say one of --right, --wrong, --label L.", "See: everlearn feedback --help")
+    workspace = opened(context)
+    with workspace.lock():
+        sample, case = stages.feedback(workspace, id, right=right, label=label)
+    said = "It is a regression case now." if case else "Thank you."
+    return Answer({"sample": sample, "case": case}, [f"Sample {sample}. {said}"])
+
+
+def regressions(context: Context) -> Answer:
+    """The mistakes that people have reported; every candidate must answer them."""
+    from everlearn.catalog import answers
+
+    workspace = opened(context)
+    with workspace.catalog.read() as tx:
+        cases = answers.cases(tx)
+    rows = [[c["sample_id"], c["wrong"] or "-", c["right"] or "-", c["version"]] for c in cases]
+    return Answer({"cases": cases}, table(rows, ["sample", "said", "right", "model"]) if rows else ["None."])
+
+
+models = typer.Typer(help="Versions of the model: list, show, tag, export.", rich_markup_mode=None)
+
+
+@models.callback(invoke_without_command=True)
+def models_list(
+    context: Context,
+    tag: Annotated[str | None, typer.Option(help="Only versions with this tag.")] = None,
+    minimum: Annotated[float | None, typer.Option("--min-accuracy", help="Only versions at least this good.")] = None,
+) -> Answer | None:
+    """Versions of the model: list, show, tag, export."""
+    if context.invoked_subcommand is not None:
+        return None
+    from everlearn import registry
+    from everlearn.catalog import versions
+
+    workspace = opened(context)
+    found = registry.search(workspace, tag=tag, minimum=minimum)
+    with workspace.catalog.read() as tx:
+        aliases = versions.aliases(tx)
+    listed = [_version(one, aliases.get(one.name, [])) for one in found]
+    rows = [
+        [o["version"], ",".join(o["aliases"]), _score(o["metrics"]), o["learner"], o["backbone"], o["snapshot"] or "",
+         o["created_at"].isoformat(" ", "minutes"), "retired" if o["retired"] else ",".join(o["tags"])]
+        for o in listed
+    ]  # fmt: skip
+    head = ["version", "alias", "score", "learner", "backbone", "snapshot", "made (UTC)", "tags"]
+    return Answer({"models": listed}, table(rows, head) if rows else ["No model yet: everlearn run"])
+
+
+@models.command("show")
+def models_show(context: Context, model: Annotated[str | None, typer.Argument(help="Alias or version.")] = None) -> Answer:
+    """One version: its card, its scores, its licence, where it lies."""
+    from everlearn import registry
+    from everlearn.catalog import versions
+
+    workspace = opened(context)
+    with workspace.catalog.read() as tx:
+        version = versions.get(tx, model)
+        aliases = versions.aliases(tx).get(version.name, [])
+    values = _version(version, aliases)
+    card = {} if version.retired else registry.card(workspace, version)
+    lines = [f"{key}: {value}" for key, value in {**values, "metrics": _score(values["metrics"])}.items() if value]
+    return Answer({"models": [{**values, "card": card}]}, lines)
+
+
+@models.command("tag")
+def models_tag(
+    context: Context,
+    model: Annotated[str, typer.Argument(help="Alias or version.")],
+    tags: Annotated[list[str] | None, typer.Argument(metavar="TAG…", help="Tags; alias:NAME makes an alias.")] = None,
+    remove: Annotated[list[str] | None, typer.Option(help="Take a tag away.")] = None,
+) -> Answer:
+    """Add tags to a version, or take them away."""
+    from everlearn import registry
+
+    workspace = opened(context)
+    with workspace.lock():
+        version = registry.tag(workspace, model, tags or [], remove or [])
+    return Answer({"models": [_version(version, [])]}, [f"{version.name}: {', '.join(version.tags) or 'no tags'}"])
+
+
+@models.command("export")
+def models_export(
+    context: Context,
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to copy the bundle to.")],
+    model: Model = None,
+    sums: Annotated[bool, typer.Option("--sums", help="Also the exact memory's sums (personal data).")] = False,
+) -> Answer:
+    """Copy a version's bundle: the ONNX file, the head, the classes, the card."""
+    from everlearn import stages
+
+    workspace = opened(context)
+    with workspace.lock():
+        version, written = stages.export(workspace, model, out, sums, context.obj)
+    return Answer({"models": [version.name], "files": [str(p) for p in written]}, [str(path) for path in written])
+
+
+def deploy(
+    context: Context,
+    to: Annotated[str | None, typer.Option(help="A folder or s3://…; default: where it was last deployed.")] = None,
+    model: Model = None,
+) -> Answer:
+    """Copy a model and its card, whole, to where programs look for it, and record it."""
+    from everlearn import stages
+
+    workspace = opened(context)
+    with workspace.lock():
+        done = stages.deploy(workspace, model, to)
+    values = dataclasses.asdict(done)
+    return Answer({"champion": _champion(workspace), **values}, [f"{done.version} is at {done.path}"])
+
+
+def promote(
+    context: Context,
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Alias or version; default: newest.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Whatever the gates say; needs --reason.")] = False,
+    reason: Annotated[str, typer.Option(help="Why; written to the history.")] = "",
+) -> Answer:
+    """Make a version the champion: past its gates, or by force with a reason."""
+    from everlearn import registry
+    from everlearn.catalog import versions
+    from everlearn.errors import Missing
+
+    workspace = opened(context)
+    with workspace.lock():
+        if model is None:
+            with workspace.catalog.read() as tx:
+                newest = versions.newest(tx)
+            if newest is None:
+                raise Missing("There is no model yet.", "Teach one: everlearn run")
+            model = newest.name
+        version = registry.promote(workspace, model, force=force, reason=reason)
+    return Answer({"champion": version.name}, [f"{version.name} is the champion."])
+
+
+def rollback(
+    context: Context, reason: Annotated[str, typer.Option(help="Why; written to the history.")] = ""
+) -> Answer:
+    """Make the champion before this one the champion again."""
+    from everlearn import registry
+
+    workspace = opened(context)
+    with workspace.lock():
+        version = registry.rollback(workspace, reason)
+    return Answer({"champion": version.name}, [f"{version.name} is the champion again."])
+
+
+def history(
+    context: Context,
+    at: Annotated[datetime | None, typer.Option(help="Which model was in production at this time (UTC).")] = None,
+) -> Answer:
+    """What happened to the models, when and why; with --at, which one was in production then."""
+    from everlearn.catalog import versions
+
+    workspace = opened(context)
+    with workspace.catalog.read() as tx:
+        past = versions.past(tx)
+        then = versions.in_production(tx, at) if at else None
+    lines = table([_event(line) for line in past], ["time (UTC)", "what", "model", "before", "why"])
+    if at:
+        lines = [" ".join(_event(then))] if then else ["No model was in production then."]
+    return Answer({"history": past, **({"at": then} if at else {})}, lines or ["Nothing yet."])
+
+
+def _event(line: dict[str, Any]) -> list[str]:
+    forced = " (forced)" if line["forced"] else ""
+    when = line["at"].isoformat(" ", "seconds")
+    return [when, line["action"] + forced, line["version"], line["previous"] or "", line["reason"]]
+
+
+def _champion(workspace: Any) -> str | None:
+    from everlearn.catalog import versions
+
+    with workspace.catalog.read() as tx:
+        found = versions.champion(tx)
+    return found.name if found else None
+
+
+def _version(one: Any, aliases: list[str]) -> dict[str, Any]:
+    values = {field.name: getattr(one, field.name) for field in dataclasses.fields(one)}
+    return {"version": values.pop("name"), "aliases": aliases, **values}
+
+
+def _score(metrics: Any) -> str:
+    if not metrics:
+        return "-"
+    for name in ("accuracy", "r2"):
+        if metrics.get(name) is not None:
+            return f"{name} {metrics[name]:.4f}"
+    return "-"

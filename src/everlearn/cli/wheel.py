@@ -1,0 +1,133 @@
+"""Commands that turn the wheel and look after it: run, watch, status, doctor, forget, verify, demo."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from everlearn.cli.console import Answer, table
+from everlearn.cli.data import LabelsFrom, opened
+
+Context = typer.Context
+
+
+def add_to(app: typer.Typer) -> None:
+    for command in (run, watch, status, doctor, forget, verify, demo):
+        app.command(command.__name__)(command)
+
+
+def run(
+    context: Context,
+    sources: Annotated[list[str] | None, typer.Argument(metavar="[SRC…]", help="Collect from these first.")] = None,
+    labels_from: Annotated[LabelsFrom | None, typer.Option(help="Where their labels come from.")] = None,
+) -> Answer:
+    """One turn of the wheel: collect, validate, label, learn, evaluate, and promote what is proven better.
+
+    Exit code 1 when the decision is not to promote. Nothing new is a turn that does nothing."""
+    from everlearn import loop
+
+    workspace = opened(context)
+    with workspace.lock():
+        turn = loop.turn(workspace, context.obj, sources or (), labels_from and labels_from.value)
+    return Answer(turn.to_json(), turn.lines(), code=1 if turn.decision == "held" else 0)
+
+
+def watch(
+    context: Context,
+    turns: Annotated[int | None, typer.Option(min=1, help="Stop after so many turns; default: never.")] = None,
+) -> Answer | None:
+    """Turn on new files in collect.sources, on the clock, or when recorded answers drift; see the settings in watch."""
+    import json
+
+    from everlearn import loop
+
+    workspace = opened(context)
+    done = 0
+    for turn in loop.watch(workspace, context.obj, turns):
+        done += 1
+        if context.obj.json:
+            print(json.dumps(turn.to_json(), ensure_ascii=False, default=str), flush=True)
+        else:
+            for line in turn.lines():
+                print(line, flush=True)
+    return None
+
+
+def status(context: Context) -> Answer:
+    """The workspace at a glance: samples, queue, models, the last turn."""
+    from everlearn import stages
+
+    workspace = opened(context)
+    found = stages.status(workspace)
+    rows = [[key, value] for key, value in found.items() if not isinstance(value, dict)]
+    lines = table(rows) + ["", *table([[k, v] for k, v in found["counts"].items()], ["status", "samples"])]
+    return Answer(found, lines)
+
+
+def doctor(
+    context: Context,
+    deep: Annotated[bool, typer.Option("--deep", help="Also read every file again and compare its digest.")] = False,
+) -> Answer:
+    """Find what a crash left behind, mend it, and say what cannot be mended."""
+    from everlearn import stages
+
+    workspace = opened(context)
+    with workspace.lock():
+        found = stages.doctor(workspace, context.obj, deep=deep)
+    lines = [f"mended: {line}" for line in found.mended] + [f"LOST: {line}" for line in found.lost]
+    values = {"mended": found.mended, "lost": found.lost, "checked": found.checked}
+    return Answer(values, lines or [f"All is well: {found.checked} files checked."], code=1 if found.lost else 0)
+
+
+def forget(
+    context: Context,
+    label: Annotated[str | None, typer.Option(help="Everything with this label.")] = None,
+    sample: Annotated[list[str] | None, typer.Option(help="This sample; may be given several times.")] = None,
+    camera: Annotated[str | None, typer.Option(help="Everything from this camera.")] = None,
+    source: Annotated[str | None, typer.Option(help="Everything collected from this source.")] = None,
+    since: Annotated[datetime | None, typer.Option(help="Taken at or after this time.")] = None,
+    until: Annotated[datetime | None, typer.Option(help="Taken before this time.")] = None,
+) -> Answer:
+    """Erase samples exactly: images, features, sums, derived files, models that knew them. Writes a certificate."""
+    from everlearn import forgetting
+
+    workspace = opened(context)
+    chosen = forgetting.Selection(label, tuple(sample or ()), camera, source, since, until)
+    with workspace.lock():
+        done = forgetting.forget(workspace, chosen, context.obj)
+    lines = [
+        f"Forgot {done.forgotten} samples; memory {(done.before or '-')[:12]} → {(done.after or '-')[:12]}.",
+        *(f"  {line}" for line in done.notes),
+        f"Certificate: {done.certificate}",
+        f"Check it: everlearn verify {done.certificate}",
+    ]
+    return Answer(done.to_json(), lines)
+
+
+def verify(
+    context: Context,
+    certificate: Annotated[Path, typer.Argument(metavar="CERT", help="A certificate that forget wrote.")],
+    from_images: Annotated[bool, typer.Option("--from-images", help="Compute every feature again.")] = False,
+) -> Answer:
+    """Check a certificate: rebuild the sums from what remains, and compare. Exit code 1 where anything differs."""
+    from everlearn import forgetting
+
+    workspace = opened(context)
+    with workspace.lock():
+        found = forgetting.verify(workspace, certificate, context.obj, from_images=from_images)
+    lines = [f"{'ok ' if passed else 'NOT'} {name}" + (f": {why}" if why else "") for name, passed, why in found.checks]
+    return Answer(found.to_json(), lines, code=0 if found.verified else 1)
+
+
+def demo(
+    context: Context,
+    folder: Annotated[Path, typer.Option("--dir", help="Where to make the demo's workspace.")] = Path("demo"),
+) -> Answer:
+    """The wheel on real handwritten digits, offline: three days, new classes, bad images, and one class forgotten."""
+    from everlearn import demo as story
+
+    turns = story.play(folder, context.obj)
+    return Answer({"turns": turns.turns, "report": turns.report, "workspace": str(turns.workspace)}, turns.closing)
