@@ -92,12 +92,12 @@ def forget(
     until: Annotated[datetime | None, typer.Option(help="Taken before this time.")] = None,
 ) -> Answer:
     """Erase samples exactly: images, features, sums, derived files, models that knew them. Writes a certificate."""
-    from everlearn import forgetting
+    from everlearn import erasure
 
     workspace = opened(context)
-    chosen = forgetting.Selection(label, tuple(sample or ()), camera, source, since, until)
+    chosen = erasure.Selection(label, tuple(sample or ()), camera, source, since, until)
     with workspace.lock():
-        done = forgetting.forget(workspace, chosen, context.obj)
+        done = erasure.forget(workspace, chosen, context.obj)
     lines = [
         f"Forgot {done.forgotten} samples; memory {(done.before or '-')[:12]} → {(done.after or '-')[:12]}.",
         *(f"  {line}" for line in done.notes),
@@ -113,11 +113,11 @@ def verify(
     from_images: Annotated[bool, typer.Option("--from-images", help="Compute every feature again.")] = False,
 ) -> Answer:
     """Check a certificate: rebuild the sums from what remains, and compare. Exit code 1 where anything differs."""
-    from everlearn import forgetting
+    from everlearn import erasure
 
     workspace = opened(context)
     with workspace.lock():
-        found = forgetting.verify(workspace, certificate, context.obj, from_images=from_images)
+        found = erasure.verify(workspace, certificate, context.obj, from_images=from_images)
     lines = [f"{'ok ' if passed else 'NOT'} {name}" + (f": {why}" if why else "") for name, passed, why in found.checks]
     return Answer(found.to_json(), lines, code=0 if found.verified else 1)
 

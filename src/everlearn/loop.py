@@ -1,0 +1,69 @@
+"""One turn of the wheel, from top to bottom. Each stage reads the catalog, does its work and writes the catalog; a stage
+run twice does nothing the second time, so a turn that was killed is finished by the next one.
+
+     collect ► validate ► label ► snapshot ► learn ► evaluate ► gate ► promote, or hold and say why
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from everlearn import registry, stages
+from everlearn.catalog import turns
+from everlearn.turn import Turn
+
+if TYPE_CHECKING:
+    from everlearn.types import Progress
+    from everlearn.workspace import Workspace
+
+
+def turn(workspace: Workspace, progress: Progress, sources: Sequence[str] = (), labels_from: str | None = None) -> Turn:
+    """Turn the wheel once. Raises EverlearnError for what a person must mend; nothing is lost then."""
+    with workspace.catalog.write() as tx:
+        done = Turn(turns.begin(tx))
+
+    done.came = stages.collect(workspace, [*workspace.config.collect.sources, *sources], progress, labels_from=labels_from)
+    done.judged = stages.validate(workspace, progress)
+    done.labelling = stages.label(workspace, progress)
+
+    if not stages.anything_new(workspace):
+        return _end(workspace, done, "nothing new", "nothing has come in that the newest model does not know")
+    if done.judged.stops:
+        return _end(workspace, done, "held", "data gates failed: " + "; ".join(done.judged.stops))
+
+    version, done.learned = stages.learn(workspace, progress)
+    done.model = version.name
+    done.result = stages.evaluate(workspace, version.name, progress)
+
+    decision = done.result.decision
+    if decision.outcome == "promote":
+        registry.promote(workspace, version.name, reason=decision.reason)
+        return _end(workspace, done, "promoted", decision.reason)
+    registry.hold(workspace, version.name, decision.reason)
+    return _end(workspace, done, "held", decision.reason)
+
+
+def watch(workspace: Workspace, progress: Progress, most: int | None = None) -> Iterator[Turn]:
+    """Turn whenever there is a reason: enough new files, the clock, or drift in recorded answers."""
+    made = 0
+    last = time.monotonic()
+    while most is None or made < most:
+        reason = stages.reason_to_turn(workspace, since=last)
+        if reason is None:
+            time.sleep(workspace.config.watch.poll_seconds)
+            continue
+        progress.say(f"Turning: {reason}.")
+        with workspace.lock():
+            done = turn(workspace, progress)
+        last = time.monotonic()
+        made += 1
+        yield done
+
+
+def _end(workspace: Workspace, done: Turn, decision: str, reason: str) -> Turn:
+    done.decision, done.reason = decision, reason
+    with workspace.catalog.write() as tx:
+        turns.end(tx, done.number, decision, done.to_json())
+    return done
