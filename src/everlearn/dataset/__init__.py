@@ -1,0 +1,1 @@
+"""Snapshots, group-safe splits, differences, class balance, exports."""

@@ -1,0 +1,282 @@
+"""A snapshot as a data set that other programs read, and that reads back without loss.
+
+Whatever the format, `index.csv` keeps for every file its id, exact label, side, fold, camera, group and time; `read`
+gives them back. The data set is made whole in a folder beside its place and then moved there: a killed export leaves
+the old one as it was.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Literal
+
+from everlearn import faults
+from everlearn.catalog import samples, snapshots
+from everlearn.dataset.layouts import LAYOUTS, Item, Layout
+from everlearn.errors import BadInput, Corrupt, Missing, StoreFault
+from everlearn.types import SPLITS, Member, Progress, Snapshot, Split
+from everlearn.workspace import FOLDERS, PRIVATE
+
+if TYPE_CHECKING:
+    from everlearn.catalog.samples import Sample
+    from everlearn.workspace import Workspace
+
+Format = Literal["imagefolder", "yolo", "coco", "csv", "dvc"]
+
+INDEX = "index.csv"
+MARK = "everlearn_export.json"
+"""Lies in every export: by it we know our own, and only our own is ever replaced."""
+
+COLUMNS = ("path", "id", "label", "split", "fold", "camera", "group", "time", "time_from", "parent")
+_BATCH = 500
+_READERS = 8
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """samples, bytes: of the exported files; pointers: the .dvc files that now stand for the data, for Git to keep."""
+
+    path: Path
+    format: str
+    snapshot: int
+    samples: int
+    classes: int
+    bytes: int
+    pointers: tuple[Path, ...] = ()
+
+
+def export(workspace: Workspace, snapshot: Snapshot, out: Path, format: Format, progress: Progress) -> ExportReport:
+    """Write the snapshot's files to the folder `out`, which is new, empty, or an export of ours, which is replaced.
+
+    Raises BadInput on a folder that cannot be taken, an unknown format or rows of features asked for as images; Corrupt
+    and Missing where a file is not what the catalog says; StoreFault; for `dvc` also NotInstalled.
+    """
+    if format not in LAYOUTS:
+        raise BadInput(f"There is no export format {format!r}.", f"Use one of {', '.join(LAYOUTS)}.")
+    out = Path(os.path.realpath(out.expanduser()))
+    _check_place(workspace, out)
+    if format == "dvc":
+        from everlearn.dataset import dvc
+
+        dvc.prepare(workspace, out)
+    with _disk_faults(out), _replacing(out) as folder:
+        report = _write(workspace, snapshot, folder, format, progress)
+    report = dataclasses.replace(report, path=out)
+    if format == "dvc":
+        progress.say(f"dvc add {out}")
+        return dataclasses.replace(report, pointers=dvc.add(workspace, out))
+    return report
+
+
+def read(folder: Path) -> Iterator[Item]:
+    """What an export holds, in order of id. Raises Missing, or Corrupt on an index that is not ours."""
+    try:
+        with (folder / INDEX).open(encoding="utf-8", newline="") as file:
+            rows = csv.DictReader(file, strict=True)
+            if tuple(rows.fieldnames or ()) != COLUMNS:
+                raise Corrupt(f"{folder / INDEX} has other columns than an export has.", "Export again.")
+            for row in rows:
+                yield _item(row)
+    except FileNotFoundError:
+        raise Missing(f"There is no {INDEX} in {folder}.", "Name a folder that `dataset export` wrote.") from None
+    except (csv.Error, ValueError, KeyError, TypeError) as error:
+        raise Corrupt(f"{folder / INDEX} cannot be read: {error}.", "Export again.") from None
+
+
+def _item(row: dict[str, str]) -> Item:
+    path = PurePosixPath(row["path"])
+    if path.is_absolute() or ".." in path.parts or "\\" in row["path"]:
+        raise ValueError(f"the path {row['path']!a} leads outside")
+    if row["split"] not in SPLITS:
+        raise ValueError(f"{row['split']!r} is no side")
+    return Item(
+        id=row["id"],
+        label=row["label"],
+        split=row["split"],
+        fold=int(row["fold"]),
+        camera=row["camera"] or None,
+        group=row["group"],
+        time=datetime.fromisoformat(row["time"]) if row["time"] else None,
+        time_from=row["time_from"] or None,
+        parent=row["parent"] or None,
+        path=row["path"],
+    )
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+
+
+def _write(workspace: Workspace, snapshot: Snapshot, folder: Path, format: str, progress: Progress) -> ExportReport:
+    classes, sides, total = _outline(workspace, snapshot)
+    layout = LAYOUTS[format](folder, classes, sides)
+    size = 0
+    with (
+        (folder / INDEX).open("w", encoding="utf-8", newline="") as file,
+        ThreadPoolExecutor(_READERS) as pool,
+        progress.task("export", total) as task,
+    ):
+        index = csv.DictWriter(file, COLUMNS, lineterminator="\r\n")
+        index.writeheader()
+        for batch in _batches(workspace, snapshot):
+            placed = [(_placed(layout, item, one, format), one) for item, one in batch]
+            for (item, _), (copied, width, height) in zip(
+                placed, pool.map(lambda pair: _copy(workspace, folder, *pair), placed), strict=True
+            ):
+                layout.add(item, width, height)
+                index.writerow({"path": item.path, **item.said()})
+                size += copied
+                task.advance()
+            faults.point("export.batch")
+    layout.finish()
+    mark = {"everlearn_export": 1, "format": format, "snapshot": snapshot.number, "digest": snapshot.digest}
+    mark |= {"samples": total, "files": 1 + sum(1 for _ in _files(folder))}
+    (folder / MARK).write_text(json.dumps(mark, indent=1) + "\n", encoding="utf-8")
+    return ExportReport(folder, format, snapshot.number, total, len(classes), size)
+
+
+def _outline(workspace: Workspace, snapshot: Snapshot) -> tuple[list[str], list[Split], int]:
+    """Classes and sides that there are, and the number of members: not from the snapshot's row, which may name what
+    was erased since."""
+    classes, sides, total = set(), set(), 0
+    with workspace.catalog.read() as tx:
+        for one in snapshots.members(tx, snapshot.number):
+            classes.add(one.label)
+            sides.add(one.split)
+            total += 1
+    return sorted(classes), [side for side in SPLITS if side in sides], total
+
+
+def _batches(workspace: Workspace, snapshot: Snapshot) -> Iterator[list[tuple[Item, Sample]]]:
+    """Members with their rows, in order of id."""
+    with workspace.catalog.read() as tx:
+        members = snapshots.members(tx, snapshot.number)
+        while batch := [member for _, member in zip(range(_BATCH), members, strict=False)]:
+            rows = samples.some(tx, [member.id for member in batch])
+            yield [(_joined(member, rows[member.id]), rows[member.id]) for member in batch]
+
+
+def _joined(member: Member, one: Sample) -> Item:
+    return Item(
+        id=member.id,
+        label=member.label,
+        split=member.split,
+        fold=member.fold,
+        camera=one.camera,
+        group=one.group_key,
+        time=one.captured_at,
+        time_from=one.time_from,
+        parent=member.parent,
+    )
+
+
+def _placed(layout: Layout, item: Item, one: Sample, format: str) -> Item:
+    if one.kind != "image" and format != "csv":
+        raise BadInput(f"Sample {item.id} is a row of features, not an image.", "Export it with --format csv.")
+    ext = one.key.rpartition("/")[2].rpartition(".")[2].lower()
+    return dataclasses.replace(item, path=layout.path(item, ext if re.fullmatch("[a-z0-9]{1,8}", ext) else "bin"))
+
+
+def _copy(workspace: Workspace, folder: Path, item: Item, one: Sample) -> tuple[int, int, int]:
+    """Returns bytes, width and height. The bytes are checked against the id on their way."""
+    target = folder.joinpath(*item.path.split("/"))
+    digest, size = hashlib.sha256(), 0
+    with workspace.store.open(one.key) as source, target.open("xb") as file:
+        while chunk := source.read(_CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+            file.write(chunk)
+    if one.kind != "image":
+        return size, 0, 0
+    if digest.hexdigest()[: len(item.id)] != item.id:
+        raise Corrupt(
+            f"The file of sample {item.id} has changed.", "Find out which others have: everlearn doctor --deep"
+        )
+    if one.width is None or one.height is None:
+        from everlearn.image import decode
+
+        decoded = decode(target.read_bytes(), max_bytes=size)
+        return size, decoded.width, decoded.height
+    return size, one.width, one.height
+
+
+# --- the place ----------------------------------------------------------------------------------------------------
+
+
+def _check_place(workspace: Workspace, out: Path) -> None:
+    root = Path(os.path.realpath(workspace.root))
+    kept = [root / folder for folder in (*FOLDERS, PRIVATE, ".git", ".dvc")]
+    if root.is_relative_to(out) or any(out.is_relative_to(f) or f.is_relative_to(out) for f in kept):
+        raise BadInput(f"{out} belongs to the workspace itself.", "Export to a folder of its own.")
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise BadInput(f"{out} is a file.", "Export to a folder.")
+    if any(out.iterdir()) and not _is_ours(out):
+        raise BadInput(
+            f"{out} is not empty, and not just an export of ours.", "Remove it, or export to another folder."
+        )
+
+
+def _is_ours(out: Path) -> bool:
+    """Every file in it was written by an export: nothing of a person's own is ever removed with it."""
+    try:
+        mark = json.loads((out / MARK).read_text(encoding="utf-8"))
+        if not isinstance(mark, dict) or mark.get("everlearn_export") != 1:
+            return False
+        indexed = sum(out.joinpath(item.path).is_file() for item in read(out))
+    except (OSError, ValueError, Missing, Corrupt):
+        return False
+    return indexed == mark.get("samples") and sum(1 for _ in _files(out)) == mark.get("files")
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Names of all that is no folder; links are not followed."""
+    for here, folders, names in os.walk(folder):
+        yield from names
+        yield from (name for name in folders if Path(here, name).is_symlink())
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """A new folder beside `out` that takes its place in the end. What a killed export left is cleared away."""
+    part, old = out.with_name(f".{out.name}.everlearn-part"), out.with_name(f".{out.name}.everlearn-old")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if old.exists() and not out.exists():
+        old.rename(out)
+    for leftover in (part, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    part.mkdir()
+    try:
+        yield part
+        os.sync()  # the files before their names, in case of a power cut
+        faults.point("export.written")
+        if out.exists():
+            out.rename(old)
+            faults.point("export.moved")
+        part.rename(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _disk_faults(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreFault(
+            f"{out} cannot be written: {error.strerror or error}.", "Is the disk full or read-only?"
+        ) from error
