@@ -69,6 +69,14 @@ class Features:
             return np.zeros((0, self.basis.dimensions), np.int8)
         return np.concatenate([phi for _, phi in self.batches(ids, progress)])
 
+    def recomputed(self, ids: Sequence[SampleId], progress: Progress) -> int:
+        """Compute the features of these samples again; returns how many of the cached ones differ."""
+        wrong = 0
+        for part, phi in self.batches(ids, progress):
+            fresh = self.basis.phi(images(self.workspace, part))
+            wrong += int((fresh != phi).any(axis=1).sum())
+        return wrong
+
     def forget(self, ids: Collection[SampleId]) -> None:
         """Take samples out of the cache, of this basis and of every other."""
         for path in sorted((self.workspace.root / PRIVATE).glob("features-*.db")):

@@ -41,12 +41,13 @@ class Moved:
 class LiveMemory:
     """The memory, what it holds, and the features it is made of."""
 
-    def __init__(self, workspace: Workspace, basis: Basis) -> None:
+    def __init__(self, workspace: Workspace, basis: Basis, *, strict: bool = False) -> None:
+        """strict: raise Corrupt for a damaged memory instead of building it again."""
         self.workspace = workspace
         self.basis = basis
         self.features = Features(workspace, basis)
         self.path = workspace.root / FILE
-        self.memory, self.held = self._load()
+        self.memory, self.held = self._load(strict)
 
     def bring_to(self, members: Iterable[Member], progress: Progress) -> Moved:
         """Hold exactly the training and validation members of these. Nothing is written; see `save`."""
@@ -56,8 +57,11 @@ class LiveMemory:
         if len(gone) > len(wanted):
             self.memory, self.held = self._empty(), {}  # building again is less work than taking away
             gone, come = [], list(wanted)
-        for ids, phi in self.features.batches(gone, progress, size=4096):
-            self.memory.subtract(phi, *_columns(ids, self.held))
+        try:
+            for ids, phi in self.features.batches(gone, progress, size=4096):
+                self.memory.subtract(phi, *_columns(ids, self.held))
+        except Missing:  # their images and features are gone already: build again
+            self.memory, come = self._empty(), list(wanted)
         for ids, phi in self.features.batches(come, progress, size=4096):
             self.memory.add(phi, *_columns(ids, wanted))
         self.held = wanted
@@ -76,8 +80,8 @@ class LiveMemory:
             fresh.add(phi, *_columns(ids, self.held))
         return fresh
 
-    def _load(self) -> tuple[ExactMemory, Held]:
-        with suppress(Missing, Corrupt, BadInput, FileNotFoundError):
+    def _load(self, strict: bool) -> tuple[ExactMemory, Held]:
+        with suppress(Missing, BadInput, FileNotFoundError, *(() if strict else (Corrupt,))):
             memory, metadata = ExactMemory.load(self.path)
             same = (memory.basis_digest, memory.folds, memory.target) == (
                 self.basis.digest, self.workspace.config.learn.folds, self._target()

@@ -1,0 +1,25 @@
+"""The stages of the wheel, each given what it needs of the others: the rooms do not know each other, this floor does.
+
+`data`: collect, validate, label, augment. `teach`: the basis and learning. `prove`: evaluation and comparison.
+`use`: prediction, feedback, deployment. `care`: what is going on, and what a crash left behind.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_ROOMS = {
+    "collect": "data", "validate": "data", "label": "data", "augment": "data", "features": "data",
+    "anything_new": "teach", "basis": "teach", "learn": "teach",
+    "evaluate": "prove", "compare": "prove", "Evaluated": "prove", "Validated": "data",
+    "predict": "use", "feedback": "use", "deploy": "use", "export": "use",
+    "status": "care", "doctor": "care", "reason_to_turn": "care",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Stages are imported when they are asked for, so that a light command stays light."""
+    if name not in _ROOMS:
+        raise AttributeError(name)
+    return getattr(importlib.import_module(f"everlearn.stages.{_ROOMS[name]}"), name)
