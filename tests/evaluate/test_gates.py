@@ -68,12 +68,12 @@ def test_later_champions_need_more() -> None:
     assert decide(gates, change(0, 50, 950), {"x": True}, first=False).outcome == "promote"
     assert "not to be worse" in decide(gates, change(0, 0, 950), {}, first=False).reason
     worse = decide(gates, change(60, 5, 935), {}, first=False)
-    assert (worse.outcome, worse.reason) == ("hold", "worse than the champion by 5.50 points")
+    assert (worse.outcome, worse.reason) == ("hold", "It is shown to be worse than the champion, by 5.50.")
     unsure = decide(gates, change(10, 10, 80), {}, first=False)
     assert unsure.outcome == "hold"
-    assert "more test images would decide" in unsure.reason
+    assert "more like these would decide" in unsure.reason
     again = decide(gates, change(0, 50, 950), {"id1": True, "id2": False}, first=False)
-    assert (again.outcome, again.reason) == ("hold", "1 of 2 reported mistakes are still made: id2")
+    assert (again.outcome, again.reason) == ("hold", "1 of 2 reported mistakes are still made: id2.")
 
 
 def test_a_harmed_class_holds_a_better_model() -> None:
@@ -82,4 +82,4 @@ def test_a_harmed_class_holds_a_better_model() -> None:
     assert found.verdict == "better"
     held = decide(judge(GOOD, MODEL_TARGETS), found, {}, first=False)
     assert held.outcome == "hold"
-    assert "class hurt (-100.0 points)" in held.reason
+    assert "hurt (-100.0 %)" in held.reason

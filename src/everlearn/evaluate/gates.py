@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from everlearn.errors import BadConfig
+from everlearn.evaluate.compare import MOST
 from everlearn.evaluate.figures import Result
+from everlearn.evaluate.words import WORDS, Lang
 
 if TYPE_CHECKING:
     from everlearn.evaluate.compare import Comparison
@@ -31,10 +33,7 @@ DATA_TARGETS: Mapping[str, float] = {"quality": 0.8, "label_accuracy": 0.95, "di
 AT_MOST = frozenset({"training_seconds", "memory_bytes", "best_epoch", "ece", "mae", "mse", "rmse", "forgetting"})
 """Figures whose target is an upper bound; all others have a lower one."""
 OPTIONAL: Mapping[str, str] = {
-    "best_epoch": "this learner has no epochs",
-    "gpu_utilisation": "there is no GPU",
-    "forgetting": "there is no earlier version",
-    "label_accuracy": "there is no classifier to judge the labels with yet",
+    name: WORDS["en"][f"no_{name}"] for name in ("best_epoch", "gpu_utilisation", "forgetting", "label_accuracy")
 }
 """Figures that may not exist, and why; their gates are then skipped. Any other missing value fails."""
 
@@ -58,10 +57,22 @@ class Gate(Result):
 
 @dataclass(frozen=True, slots=True)
 class Decision(Result):
-    """What to do with a candidate, and why, in one line."""
+    """What to do with a candidate, and why. code: `why_{code}` in `words` is the sentence that `details` completes."""
 
     outcome: Literal["promote", "hold"]
-    reason: str
+    code: Literal["gates", "first", "not_compared", "worse", "undecided", "harm", "reported", "better", "not_worse"]
+    details: Mapping[str, str] = field(default_factory=dict)
+
+    def why(self, lang: Lang) -> str:
+        return WORDS[lang][f"why_{self.code}"].format(**self.details)
+
+    @property
+    def reason(self) -> str:
+        """One line."""
+        return self.why("en")
+
+    def to_json(self) -> dict[str, Any]:
+        return {"outcome": self.outcome, "code": self.code, "reason": self.reason}
 
 
 def judge(
@@ -82,7 +93,7 @@ def _gate(name: str, value: float | None, target: float, optional: Mapping[str, 
     at_most = name in AT_MOST
     if value is None or not math.isfinite(value):
         skipped = name in optional
-        return Gate(name, None, target, at_most, skipped, skipped, optional.get(name, "it was not measured"))
+        return Gate(name, None, target, at_most, skipped, skipped, optional.get(name, WORDS["en"]["no_value"]))
     return Gate(name, float(value), target, at_most, value <= target if at_most else value >= target)
 
 
@@ -110,31 +121,27 @@ def decide(
     be worse by more than the margin, harm no class and no camera, and answer every reported mistake.
     """
     if stops := failed(gates):
-        return Decision("hold", "gates failed: " + ", ".join(stops))
+        return Decision("hold", "gates", {"what": ", ".join(stops)})
     if first:
-        return Decision("promote", "the first model that passes all gates")
+        return Decision("promote", "first")
     if comparison is None:
-        return Decision("hold", "it was not compared with the champion")
-    if comparison.verdict in ("worse", "undecided"):
-        return Decision("hold", _unproven(comparison))
-    if harmed := comparison.vetoes:
-        named = ", ".join(f"{v.kind} {v.name or 'unknown'} ({100 * v.difference:+.1f} points)" for v in harmed[:5])
-        return Decision("hold", f"harm is shown to {len(harmed)} of the classes and cameras: {named}")
-    if wrong := sorted(case for case, answered in regressions.items() if not answered):
-        some = ", ".join(wrong[:5])
-        return Decision("hold", f"{len(wrong)} of {len(regressions)} reported mistakes are still made: {some}")
-    if comparison.verdict == "better":
-        return Decision("promote", f"better than the champion by {_amount(comparison, comparison.difference)}")
-    allowed = _amount(comparison, comparison.margin)
-    return Decision("promote", f"shown not to be worse than the champion by more than {allowed}")
-
-
-def _unproven(comparison: Comparison) -> str:
+        return Decision("hold", "not_compared")
     if comparison.verdict == "worse":
-        return f"worse than the champion by {_amount(comparison, -comparison.difference)}"
-    more = "no reachable number of" if comparison.needed is None else f"about {comparison.needed:,}"
-    return f"undecided against the champion on {comparison.n:,} images; {more} more test images would decide"
+        return Decision("hold", "worse", {"amount": _amount(comparison, -comparison.difference)})
+    if comparison.verdict == "undecided":
+        needed = f"> {MOST:,}" if comparison.needed is None else f"{comparison.needed:,}"
+        return Decision("hold", "undecided", {"n": f"{comparison.n:,}", "needed": needed})
+    if harmed := comparison.vetoes:
+        named = ", ".join(f"{v.name or '?'} ({100 * v.difference:+.1f} %)" for v in harmed[:5])
+        return Decision("hold", "harm", {"count": str(len(harmed)), "what": named})
+    if wrong := sorted(case for case, answered in regressions.items() if not answered):
+        counts = {"count": str(len(wrong)), "of": str(len(regressions))}
+        return Decision("hold", "reported", counts | {"what": ", ".join(wrong[:5])})
+    if comparison.verdict == "better":
+        return Decision("promote", "better", {"amount": _amount(comparison, comparison.difference)})
+    return Decision("promote", "not_worse", {"amount": _amount(comparison, comparison.margin)})
 
 
 def _amount(comparison: Comparison, value: float) -> str:
-    return f"{100 * value:.2f} points" if comparison.task == "classify" else f"{value:.4g} in mean absolute error"
+    """Of accuracy in points (hundredths); of the mean absolute error in the target's unit."""
+    return f"{100 * value:.2f}" if comparison.task == "classify" else f"{value:.4g}"

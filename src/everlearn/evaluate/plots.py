@@ -66,7 +66,6 @@ def reliability(bins: Sequence[Bin], words: Mapping[str, str] = EN, form: Format
         low = max(0.0, min([*(b.confidence for b in bins), *(b.accuracy for b in bins)]) - 0.05)
         axes.plot([low, 1], [low, 1], color=FAINT, dashes=(4, 3), label=words["calibrated"])
         most = max(b.count for b in bins)
-        axes.plot([b.confidence for b in bins], [b.accuracy for b in bins], color=BLUE, linewidth=1)
         for b in bins:
             axes.plot([b.confidence] * 2, [b.confidence, b.accuracy], color=ORANGE, linewidth=1, alpha=0.7)
             axes.scatter(b.confidence, b.accuracy, s=12 + 50 * b.count / most, color=BLUE, zorder=3)
@@ -80,12 +79,13 @@ def class_bars(
     classes: Sequence[ClassScore], words: Mapping[str, str] = EN, form: Format = "svg", most: int = 20
 ) -> bytes:
     """Recall with its interval of the lowest classes, the lowest on top."""
-    shown = sorted((c for c in classes if c.recall is not None), key=lambda c: (c.recall, c.name))[:most]
+    tested = [(c.recall, c) for c in classes if c.recall is not None]
+    shown = [c for _, c in sorted(tested, key=lambda pair: (pair[0], pair[1].name))[:most]]
     with _canvas(6, 0.26 * len(shown) + 0.9, form) as (canvas, done):
         axes = _axes(canvas, words["recall"].split(" (")[0], "")
         for row, score in enumerate(shown):
             axes.plot(score.interval or (), [row, row], color=BLUE, alpha=0.45, linewidth=3, solid_capstyle="round")
-            axes.scatter(score.recall, row, color=BLUE, s=22, zorder=3)
+            axes.scatter(score.recall or 0.0, row, color=BLUE, s=22, zorder=3)
         axes.set_yticks(range(len(shown)), [readable(c.name, 22) for c in shown])
         axes.set_ylim(len(shown) - 0.5, -0.5)
         axes.set_xlim(-0.02, 1.02)
@@ -163,7 +163,7 @@ def _canvas(width: float, height: float, form: Format) -> Iterator[tuple[Canvas,
     import matplotlib
     from matplotlib.figure import Figure as Canvas
 
-    style: dict[str, Any] = {
+    style: Any = {
         "font.family": _fonts(),
         "font.size": 9,
         "text.parse_math": False,  # a class may be called "$x$"

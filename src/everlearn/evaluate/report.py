@@ -73,7 +73,8 @@ class Report(Result):
 
 def render_json(report: Report) -> str:
     """The whole report as JSON text; names in their own script."""
-    return json.dumps(report.to_json(), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    text = json.dumps(report.to_json(), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    return text.encode("utf-8", "backslashreplace").decode()  # a name that is no Unicode stays escaped
 
 
 def render_html(report: Report, lang: Lang = "en") -> str:
@@ -156,10 +157,15 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.4g}"
 
 
-def _points(value: float, words: Mapping[str, str]) -> str:
-    return f"{100 * value:+.2f} {words['points']}"
+def _points(value: float | None, words: Mapping[str, str]) -> str:
+    """A difference of shares, in hundredths and with its sign."""
+    return "–" if value is None else f"{100 * value:+.2f} {words['points']}".replace("-", "−")
 
 
 def _figure(value: float | None, name: str) -> str:
-    """A figure as its kind is written: shares in per cent, data scores with two decimals, the rest as numbers."""
+    """A figure as its kind is written: shares in per cent, times and sizes with their unit, the rest as numbers."""
+    if value is not None and name == "memory_bytes":
+        return f"{value / 1e9:.3g} GB"
+    if value is not None and name == "training_seconds":
+        return f"{value:,.3g} s" if value < 100 else f"{value:,.0f} s"
     return _share(value) if name in SHARES else _number(value)
