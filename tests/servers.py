@@ -28,7 +28,7 @@ _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 def _die_with_parent() -> None:
     if _libc:
-        _libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: a killed test session leaves no server behind
+        _libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a killed test session leaves no server behind
 
 
 def _stop(process: subprocess.Popen[Any], how: signal.Signals) -> None:
@@ -156,8 +156,14 @@ class S3Server:
         }
 
     def bucket(self, name: str) -> str:
-        """Make a bucket; its URL."""
-        (self.root / name).mkdir(exist_ok=True)
+        """Make a bucket, or take the one that is there; its URL. Its files lie in `root / name`."""
+        import s3fs
+
+        client = s3fs.S3FileSystem(
+            key=self.access_key, secret=self.secret_key, endpoint_url=self.endpoint, skip_instance_cache=True
+        )
+        if not client.exists(name):
+            client.mkdir(name)
         return f"s3://{name}"
 
 
@@ -180,7 +186,8 @@ def s3(root: Path) -> Iterator[S3Server]:
     """A running S3 server with signed requests, its buckets the subfolders of `root`."""
     log = root.with_name(root.name + ".log")
     key = f'"{S3Server.access_key},{S3Server.secret_key}"'
-    command = [str(rclone()), "serve", "s3", "--config", os.devnull, "--addr", "127.0.0.1:0", "--dir-cache-time", "0s"]
+    # A dir-cache-time of 0 makes rclone spin.
+    command = [str(rclone()), "serve", "s3", "--config", os.devnull, "--addr", "127.0.0.1:0", "--dir-cache-time", "1s"]
     with log.open("wb") as out:
         server = subprocess.Popen(
             [*command, str(root)],
