@@ -159,6 +159,28 @@ class LocalStore:
                 raise
         raise Missing(f"There is no file {key!a} in {self.root}.", "`everlearn doctor` finds what is missing.")
 
+    def copy(self, key: str, new_key: str) -> None:
+        """A hard link where the disk has them: no byte is moved, and a crash leaves both names or one."""
+        path, target = self.path(key), self.path(new_key)
+        if path == target:
+            return
+        part = target.with_name(UNFINISHED + uuid.uuid4().hex)
+        try:
+            with _disk_faults("copied", path):
+                self._make_folder(target.parent)
+                os.link(path, part, follow_symlinks=False)
+                part.replace(target)
+                part.unlink(missing_ok=True)  # renaming one name of a file to another of it leaves both
+                if self.sync:
+                    _sync_folder(target.parent)
+        except StoreFault as fault:
+            if isinstance(fault.__cause__, FileNotFoundError):
+                raise Missing(f"There is no file {key!a} in {self.root}.", "See: everlearn doctor") from None
+            if getattr(fault.__cause__, "errno", None) not in (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP):
+                raise
+            with self.open(key) as file:
+                self.put(new_key, file)
+
     def remove(self, key: str) -> None:
         path = self.path(key)
         with _disk_faults("removed", path), suppress(FileNotFoundError, NotADirectoryError):
@@ -240,7 +262,7 @@ class S3Store:
         scheme, _, rest = url.partition("://")
         bucket, _, prefix = rest.partition("/")
         if scheme.lower() != "s3" or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}", bucket):
-            shown = re.sub(r"//[^/]*@", "//***@", url)
+            shown = "s3://***" if set(rest) & set("@:") else url  # a secret may stand in it, with slashes of its own
             raise BadConfig(
                 f"{shown!a} is no address of a bucket.",
                 "Write s3://bucket/prefix; keys belong into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
@@ -304,6 +326,15 @@ class S3Store:
             file.close()
             raise
         return cast(BinaryIO, file)
+
+    def copy(self, key: str, new_key: str) -> None:
+        """On the server."""
+        source = {"Bucket": self.bucket, "Key": self.prefix + check_key(key)}
+        target = {"Bucket": self.bucket, "Key": self.prefix + check_key(new_key)}
+        if source == target:
+            return
+        with self._faults("copied", key):
+            self._files.call_s3("copy_object", **target, CopySource=source)
 
     def remove(self, key: str) -> None:
         target = {"Bucket": self.bucket, "Key": self.prefix + check_key(key)}

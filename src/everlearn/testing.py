@@ -31,7 +31,7 @@ def check_store(store: Store) -> None:
     """
     home = f"check-{uuid.uuid4().hex}"
     try:
-        for check in (_round_trip, _missing, _replace, _keys, _bad_keys, _failing_source, _whole_or_not_at_all):
+        for check in (_round_trip, _missing, _replace, _copy, _keys, _bad_keys, _failing_source, _whole_or_not_at_all):
             check(store, f"{home}/{check.__name__}")
     finally:
         for key in list(store.keys(home)):
@@ -78,6 +78,19 @@ def _replace(store: Store, home: str) -> None:
     store.put(f"{home}/key", io.BytesIO(b"a longer first value"))
     store.put(f"{home}/key", io.BytesIO(b"second"))
     assert _get(store, f"{home}/key") == b"second", "put does not replace"
+
+
+def _copy(store: Store, home: str) -> None:
+    store.put(f"{home}/사람 a+b.jpg", io.BytesIO(b"first"))
+    for _ in range(2):
+        store.copy(f"{home}/사람 a+b.jpg", f"{home}/deep/copy")
+    store.copy(f"{home}/deep/copy", f"{home}/deep/copy")
+    store.put(f"{home}/사람 a+b.jpg", io.BytesIO(b"second"))
+    assert _get(store, f"{home}/deep/copy") == b"first", "a copy changes with what it was copied from"
+    store.remove(f"{home}/사람 a+b.jpg")
+    assert _get(store, f"{home}/deep/copy") == b"first", "a copy goes with what it was copied from"
+    assert set(store.keys(home)) == {f"{home}/deep/copy"}, "copy leaves something behind"
+    _raises(Missing, lambda: store.copy(f"{home}/nothing", f"{home}/new"), "copy of a key that is not there")
 
 
 def _keys(store: Store, home: str) -> None:
