@@ -221,13 +221,15 @@ def test_intervals_hold_their_value(n: int, data: st.DataObject) -> None:
 
 
 def test_bootstrap_intervals_cover_the_truth_about_as_often_as_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Accuracy 0.8 of 10 balanced classes, 150 images: macro recall, too, is truly 0.8."""
+    """10 balanced classes, 200 images, confidence uniform in 0.6-1 and right 0.05 less often: all is known."""
     monkeypatch.setattr(metrics, "RESAMPLES", 300)
-    held = np.zeros(2)
-    for seed in range(120):
+    truth = {"accuracy": 0.75, "precision": 0.75, "recall": 0.75, "f1": 0.75, "ece": 0.05}
+    held = dict.fromkeys(truth, 0)
+    for seed in range(100):
         rng = np.random.default_rng(seed)
-        true = rng.integers(10, size=150)
-        said = np.where(rng.random(150) < 0.8, true, (true + rng.integers(1, 10, 150)) % 10)
-        found = classification(Answers([str(t) for t in true], [str(s) for s in said]))
-        held += [figure.low <= 0.8 <= figure.high for figure in (found.accuracy, found.recall)]  # type: ignore[operator]
-    assert (held / 120 > 0.88).all()
+        true, sure = rng.integers(10, size=200), rng.uniform(0.6, 1, 200)
+        said = np.where(rng.random(200) < sure - 0.05, true, (true + rng.integers(1, 10, 200)) % 10)
+        found = classification(Answers([str(t) for t in true], [str(s) for s in said], sure)).headline()
+        for name, value in truth.items():
+            held[name] += found[name].low <= value <= found[name].high  # type: ignore[operator]
+    assert min(held.values()) >= 87, held

@@ -85,7 +85,7 @@ def units_of(groups: Sequence[str | None] | None, rows: int) -> Ints:
 def bias_corrected(value: float, resampled: Floats, level: float = LEVEL) -> tuple[float, float]:
     """The bias-corrected percentile interval (Efron 1981; Efron & Tibshirani 1993, 14.3 with a = 0).
 
-    Macro averages and calibration errors of resamples are biased against the value they are drawn around; plain
+    Macro averages of resamples are biased against the value they are drawn around; plain
     percentiles would carry that bias twice. The correction is held within two standard errors.
     """
     from scipy.stats import norm
@@ -98,6 +98,16 @@ def bias_corrected(value: float, resampled: Floats, level: float = LEVEL) -> tup
     tail = norm.ppf((1 - level) / 2)
     low, high = np.quantile(resampled, norm.cdf([2 * shift + tail, 2 * shift - tail]))
     return min(float(low), value), max(float(high), value)
+
+
+def reflected(value: float, resampled: Floats, level: float = LEVEL) -> tuple[float, float]:
+    """The basic bootstrap interval of a figure that is never below 0 (Davison & Hinkley 1997, 5.6).
+
+    A calibration error is a sum of absolute values, so that noise only ever adds to it: resamples lie above the
+    sample as the sample lies above the truth, and the interval reaches as far below as they lie above.
+    """
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    return min(max(0.0, 2 * value - float(high)), value), max(2 * value - float(low), value)
 
 
 def wilson(right: Floats | Ints, n: Floats | Ints, level: float = LEVEL) -> tuple[Floats, Floats]:

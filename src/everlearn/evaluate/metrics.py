@@ -5,6 +5,10 @@ class absent from the test has no recall and is left out of the means; answering
 class. A class that is in the test but never answered has precision 0. This is scikit-learn's
 `precision_recall_fscore_support(y, p, labels=np.unique(y), average="macro", zero_division=0)`.
 Nothing depends on the order of the rows.
+
+Intervals hold 95 % and are bootstrapped over images, or over groups where there are any. By simulation they cover as
+often as they say down to about ten test images per class; with three per class, macro F1 is itself about 3 points too
+low and its interval with it, so that the gate is then the stricter one.
 """
 
 from __future__ import annotations
@@ -17,7 +21,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from everlearn.errors import BadInput
-from everlearn.evaluate.figures import Figure, Result, bias_corrected, exact_share, resampled_weights, units_of, wilson
+from everlearn.evaluate.figures import (
+    Figure,
+    Result,
+    bias_corrected,
+    exact_share,
+    reflected,
+    resampled_weights,
+    units_of,
+    wilson,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -247,7 +260,8 @@ def _headline(
 
     values = scores(np.ones(len(true)))
     drawn = np.array([scores(weights) for weights in resampled_weights(units, RESAMPLES, seed)])
-    figures = [Figure(v, *bias_corrected(v, drawn[:, i])) for i, v in enumerate(values)]
+    figures = [Figure(v, *bias_corrected(v, drawn[:, i])) for i, v in enumerate(values[:4])]
+    figures += [Figure(v, *reflected(v, drawn[:, 4])) for v in values[4:]]
     if right.all() or not right.any():
         count = int(units.max()) + 1
         figures[:4] = [Figure(value, *exact_share(int(right[0]) * count, count)) for value in values[:4]]
