@@ -24,7 +24,7 @@ from everlearn.learn.exact.sums import EXACT_ROWS, LIMIT, GramSum, check_phi, sm
 from everlearn.learn.exact.target import ROWS, RegressionTarget
 
 ALL, TARGET = "1", "y"
-"""The two columns of a regression memory: the sum of phi (its count: rows), and of phi * y (its count: the sum of y)."""
+"""The two columns of a regression memory: the sum of phi (its count: rows), of phi * y (its count: the sum of y)."""
 
 MOST_DIMENSIONS, MOST_FOLDS = 2**17, 2**10
 _INT32_ROWS = (2**31 - 1) // LIMIT
@@ -254,8 +254,8 @@ class ExactMemory:
         """Hex SHA-256 of what the memory holds, equal for equal sets of samples.
 
         Over, in this order, all numbers as little-endian int64, a text as its length in bytes and its UTF-8:
-        the text "everlearn exact memory 1"; the basis digest (text); D; K; for regression the texts of low, high and step
-        (`float.hex`); C; the names (texts) sorted, with n_c > 0; then per fold the upper triangle of G row by row
+        the text "everlearn exact memory 1"; the basis digest (text); D; K; for regression the texts of low, high and
+        step (`float.hex`); C; the names (texts) sorted, with n_c > 0; then per fold the upper triangle of G row by row
         (G_00 G_01 .. G_0,D-1 G_11 ..), Q class by class (D numbers each), n (C numbers), and for regression Σy².
         """
         if self._digest is None:
@@ -323,7 +323,7 @@ class ExactMemory:
             counts = file.array("<i8", k * len(columns)).reshape(k, len(columns))
             memory.squares = file.array("<i8", k).astype(np.int64)
             for c, (name, kind) in enumerate(zip(columns, head["sums"], strict=True)):
-                wide = np.int64 if kind == "<i8" or name == TARGET and target else np.int32
+                wide = np.int64 if kind == "<i8" or (name == TARGET and target) else np.int32
                 memory.sums[name] = file.array(kind, k * d).reshape(k, d).astype(wide)
                 memory.counts[name] = counts[:, c].astype(np.int64)
             for gram, kind in zip(memory.gram, head["gram"], strict=True):

@@ -51,7 +51,7 @@ def write(path: Path, header: Mapping[str, Any], arrays: Iterable[NDArray[Any]])
     except OSError as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        raise StoreFault(f"{path} cannot be written: {error.strerror or error}.", "Free the disk or choose another.") from None
+        raise StoreFault(f"{path} cannot be written: {error.strerror or error}.", "Free the disk.") from None
 
 
 class Reader:

@@ -69,8 +69,8 @@ def smallest(low: int, high: int) -> np.dtype[Any]:
 class GramSum:
     """The upper triangle of an exact integer (D, D) sum, as panels of up to 512 rows.
 
-    Panel p holds rows [512 p, 512 (p + 1)) and columns [512 p, D): half the memory of the full matrix, and each panel is
-    an independent product. Elements are int32 until the diagonal shows that they might not fit (|G_ij| never exceeds
+    Panel p holds rows [512 p, 512 (p + 1)) and columns [512 p, D): half the memory of the full matrix, and each panel
+    is an independent product. Elements are int32 until the diagonal shows that they might not fit (|G_ij| never exceeds
     the largest G_ii), then int64. An empty sum holds nothing.
     """
 

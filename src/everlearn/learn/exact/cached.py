@@ -1,0 +1,75 @@
+"""The cached features of the samples that a memory holds, in canonical order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everlearn.errors import BadInput
+from everlearn.learn.exact.memory import ALL, ExactMemory
+from everlearn.learn.exact.sums import check_phi
+
+_BLOCK = 8192
+
+
+@dataclass(frozen=True, eq=False)
+class Cached:
+    """ids, labels: N texts; phi: (N, D) int8, also memory-mapped; folds: (N,). In any order.
+
+    All that is computed from it goes by `order`, the rows sorted by id, so that it depends on the set alone.
+    """
+
+    ids: Sequence[str]
+    phi: NDArray[np.int8]
+    labels: Sequence[str]
+    folds: NDArray[np.integer[Any]]
+
+    def __post_init__(self) -> None:
+        counts = {len(self.ids), len(self.phi), len(self.labels), len(self.folds)}
+        if len(counts) > 1:
+            raise BadInput("ids, phi, labels and folds differ in length.", "Give one of each per sample.")
+        if len(set(self.ids)) != len(self.ids):
+            raise BadInput("an id occurs twice in the cached features.", "A sample is held once.")
+
+    @cached_property
+    def order(self) -> NDArray[np.intp]:
+        """(N,) rows in the order of their ids."""
+        return np.argsort(np.asarray(self.ids, dtype=object), kind="stable")
+
+    def rows(self, fold: int, every: int = 1) -> NDArray[np.intp]:
+        """Rows of a fold in canonical order; with `every`, each such one of the whole order only."""
+        chosen = self.order[::every]
+        return chosen[np.asarray(self.folds)[chosen] == fold]
+
+    def blocks(self, rows: NDArray[np.intp]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+        """(rows, phi as float32) a few thousand at a time."""
+        for start in range(0, len(rows), _BLOCK):
+            part = rows[start : start + _BLOCK]
+            yield part, np.asarray(self.phi[part], np.float32)
+
+    def check(self, memory: ExactMemory) -> None:
+        """Raises BadInput where these are not as many samples per class and fold as the memory holds."""
+        if len(self.ids):
+            check_phi(self.phi[:1], memory.dimensions)
+        folds = np.asarray(self.folds)
+        if len(folds) and (folds.min() < 0 or folds.max() >= memory.folds):
+            raise BadInput(f"a cached fold is outside 0 to {memory.folds - 1}.", "Use the folds of the memory.")
+        names = memory.columns if memory.target is None else (ALL,)
+        found = np.zeros((memory.folds, len(names)), np.int64)
+        np.add.at(found, (folds, self.class_rows(names) if memory.target is None else 0), 1)
+        held = np.stack([memory.counts[name] for name in names], axis=1) if memory.samples else found * 0
+        if not np.array_equal(found, held):
+            raise BadInput("the cached features are not those of the samples in memory.", "Run `everlearn doctor`.")
+
+    def class_rows(self, classes: Sequence[str]) -> NDArray[np.intp]:
+        """(N,) column of each row's label. Raises BadInput naming a label that the memory does not hold."""
+        column = {name: c for c, name in enumerate(classes)}
+        try:
+            return np.fromiter((column[label] for label in self.labels), np.intp, len(self.labels))
+        except KeyError as error:
+            raise BadInput(f"cached label {error.args[0]!r} is not in memory.", "Run `everlearn doctor`.") from None

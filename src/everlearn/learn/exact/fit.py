@@ -1,0 +1,150 @@
+"""From a memory (and the cached features of its samples) to a head that answers: solve, choose, calibrate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from everlearn.learn.exact.cached import Cached
+from everlearn.learn.exact.calibrate import (
+    Answers,
+    OutOfFold,
+    Threshold,
+    Weights,
+    model_digest,
+    precision_threshold,
+    residual_quantiles,
+    stride,
+    temperature,
+)
+from everlearn.learn.exact.head import KINDS, Head, Kind
+from everlearn.learn.exact.memory import ExactMemory
+from everlearn.learn.exact.solve import Floats, Ridge, lda, means, moments, plain, ridge
+
+AUTO_LABEL = "auto_label"
+_CHOOSING_SCORES = 2**27
+"""Scores that fit the choice of a head; of more, every k-th row is taken."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A head and how it came about.
+
+    accuracies: head kind to out-of-fold accuracy, {} without a cache. held_out: the chosen head's out-of-fold view (for
+    confident learning), answers: its answers in canonical order; both None without a cache or for regression.
+    thresholds: name to Threshold, or None where no threshold keeps the promise. residuals: (N,) out of fold, values,
+    regression only. digest: the model digest.
+    """
+
+    head: Head
+    alpha: float
+    digest: str
+    errors: dict[float, float]
+    accuracies: dict[str, float] = field(default_factory=dict)
+    held_out: OutOfFold | None = None
+    answers: Answers | None = None
+    thresholds: dict[str, Threshold | None] = field(default_factory=dict)
+    residuals: np.ndarray | None = None
+
+
+def fit(memory: ExactMemory, cached: Cached | None = None, precision: float = 0.95, delta: float = 0.05) -> Fitted:
+    """The best head that the memory gives. Without `cached` it is the ridge, uncalibrated.
+
+    cached must hold exactly the memory's samples. precision, delta: automatic labels are to be right this often, with
+    probability 1 - delta. Raises BadInput where the memory is empty or the cache is of other samples.
+    """
+    if cached is not None:
+        cached.check(memory)
+    solved = ridge(memory, cached)
+    if memory.target is not None:
+        return _fit_regression(memory, solved, cached)
+    if cached is None or len(memory.classes) < 2 or not any(part is not None for part in solved.held_out):
+        return _uncalibrated(memory, solved)
+    return _fit_classifier(memory, solved, cached, precision, delta)
+
+
+def _fit_classifier(memory: ExactMemory, solved: Ridge, cached: Cached, precision: float, delta: float) -> Fitted:
+    views = {kind: view for kind in KINDS if (view := _held_out(memory, solved, cached, kind)) is not None}
+    every = stride(len(cached.ids), len(memory.classes), _CHOOSING_SCORES)
+    scored = sum(len(cached.rows(fold, every)) for fold, part in enumerate(solved.held_out) if part is not None)
+    right = {kind: view.correct(every) for kind, view in views.items()}
+    kind = max(right, key=lambda name: right[name])  # the first of equals
+    warmth = temperature(views[kind])
+    view = replace(views[kind], temperature=warmth or 1.0)
+    answers = view.answers()
+    threshold = precision_threshold(answers.confidence, answers.correct, precision, delta)
+    built = _heads(memory, kind, solved.weights, None)
+    assert built is not None  # its held-out parts were built
+    head = Head(kind, memory.classes, *built, temperature=view.temperature, calibrated=warmth is not None)
+    cut = {AUTO_LABEL: threshold.threshold if threshold else None}
+    return Fitted(
+        head,
+        solved.alpha,
+        model_digest(memory.digest(), kind, solved.alpha, view.temperature, cut),
+        solved.errors,
+        {name: count / max(1, scored) for name, count in right.items()},
+        view,
+        answers,
+        {AUTO_LABEL: threshold},
+    )
+
+
+def _uncalibrated(memory: ExactMemory, solved: Ridge) -> Fitted:
+    built = _heads(memory, "ridge", solved.weights, None)
+    assert built is not None
+    head = Head("ridge", memory.classes, *built)
+    digest = model_digest(memory.digest(), "ridge", solved.alpha, 1.0, {AUTO_LABEL: None})
+    return Fitted(head, solved.alpha, digest, solved.errors, thresholds={AUTO_LABEL: None})
+
+
+def _fit_regression(memory: ExactMemory, solved: Ridge, cached: Cached | None) -> Fitted:
+    target = memory.target
+    assert target is not None
+    residuals = None
+    quantiles: dict[float, float] = {}
+    if cached is not None:
+        wanted, found = target.value(target.fixed(cached.labels)), np.full(len(cached.ids), np.nan)
+        for fold, weights in enumerate(solved.held_out):
+            if weights is None:
+                continue
+            centre = moments(memory, fold).centre
+            for rows, phi in cached.blocks(cached.rows(fold)):
+                found[rows] = target.value(phi @ weights[:, 0] + centre)
+        residuals = found - wanted
+        quantiles = residual_quantiles(residuals[np.isfinite(residuals)])
+    head = Head(
+        "regress",
+        (),
+        solved.weights.astype(np.float32),
+        np.array([moments(memory).centre], np.float32),
+        calibrated=bool(quantiles),
+        target=target,
+        quantiles=quantiles,
+    )
+    digest = model_digest(memory.digest(), "regress", solved.alpha, 1.0, {})
+    return Fitted(head, solved.alpha, digest, solved.errors, residuals=residuals)
+
+
+def _heads(memory: ExactMemory, kind: Kind, weights: Floats, fold: int | None) -> Weights | None:
+    """(D, C) weights and (C,) bias of a head, from all folds but one; None where it cannot be."""
+    found = moments(memory, fold)
+    if kind == "lda":
+        both = lda(weights, found)
+    elif kind == "mean":
+        both = means(memory, found, fold)
+    else:
+        both = plain(weights, found)
+    return None if both is None else (both[0].astype(np.float32), both[1].astype(np.float32))
+
+
+def _held_out(memory: ExactMemory, solved: Ridge, cached: Cached, kind: Kind) -> OutOfFold | None:
+    if _heads(memory, kind, solved.weights, None) is None:
+        return None
+    parts = []
+    for fold, weights in enumerate(solved.held_out):
+        part = None if weights is None else _heads(memory, kind, weights, fold)
+        if part is None and weights is not None:
+            return None
+        parts.append(part)
+    return OutOfFold(memory.classes, tuple(parts), cached)
