@@ -11,7 +11,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from everlearn.catalog.tables import label_event, near_pair, sample, sighting
+from everlearn.catalog.tables import sample, sighting
 from everlearn.errors import BadInput, Missing
 from everlearn.types import STATUSES, SampleId, Status
 
@@ -177,17 +177,17 @@ def erase(tx: Connection, ids: Collection[SampleId]) -> None:
         tx.execute(sample.delete().where(sample.c.id.in_(chunk)))
 
 
-# sightings and near duplicates
+# sightings
 
 
-def seen(tx: Connection, places: Collection[tuple[str, int, float]]) -> set[str]:
-    """Of places (uri, size, modified) those that are known and have not changed since."""
+def seen(tx: Connection, places: Collection[tuple[str, int, float]]) -> dict[str, SampleId]:
+    """Of places (uri, size, modified) those that are known and have not changed since, and the sample there."""
     wanted = {uri: (size, modified) for uri, size, modified in places if size >= 0}
-    found = set()
+    found = {}
     for chunk in chunks(list(wanted)):
         for row in tx.execute(sa.select(sighting).where(sighting.c.uri.in_(chunk))):
             if (row.size, row.modified) == wanted[row.uri]:
-                found.add(row.uri)
+                found[row.uri] = row.sample_id
     return found
 
 
@@ -199,33 +199,6 @@ def sight(tx: Connection, places: Collection[tuple[str, int, float, SampleId]]) 
     if last:
         keys = ("uri", "size", "modified", "sample_id")
         tx.execute(sighting.insert(), [dict(zip(keys, place, strict=True)) for place in last.values()])
-
-
-def link(tx: Connection, pairs: Iterable[tuple[SampleId, SampleId]]) -> None:
-    """Remember near duplicates."""
-    ordered = {(min(pair), max(pair)) for pair in pairs if pair[0] != pair[1]}
-    firsts = [a for a, _ in ordered]
-    there: set[tuple[str, str]] = set()
-    for chunk in chunks(firsts):
-        there.update((row.a, row.b) for row in tx.execute(sa.select(near_pair).where(near_pair.c.a.in_(chunk))))
-    if ordered - there:
-        tx.execute(near_pair.insert(), [{"a": a, "b": b} for a, b in sorted(ordered - there)])
-
-
-def pairs(tx: Connection) -> list[tuple[SampleId, SampleId]]:
-    """All near duplicates found so far."""
-    return [(row.a, row.b) for row in tx.execute(sa.select(near_pair).order_by(near_pair.c.a, near_pair.c.b))]
-
-
-def labelled_by(tx: Connection, ids: Collection[SampleId], by: str) -> set[SampleId]:
-    """Of these samples those with an unrevoked label event of this kind."""
-    found: set[SampleId] = set()
-    for chunk in chunks(ids):
-        query = sa.select(label_event.c.sample_id).where(
-            label_event.c.sample_id.in_(chunk), label_event.c.by == by, sa.not_(label_event.c.revoked)
-        )
-        found.update(row.sample_id for row in tx.execute(query))
-    return found
 
 
 def chunks(values: Collection[Any]) -> Iterator[list[Any]]:

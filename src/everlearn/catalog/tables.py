@@ -102,13 +102,6 @@ label_event = Table(  # who or what said which label; never changed but for `rev
     Column("revoked", Boolean, nullable=False),
 )
 
-near_pair = Table(  # a < b; near duplicates found so far
-    "near_pair",
-    metadata,
-    Column("a", String(32), ForeignKey("sample.id", ondelete="CASCADE"), primary_key=True),
-    Column("b", String(32), ForeignKey("sample.id", ondelete="CASCADE"), primary_key=True, index=True),
-)
-
 snapshot = Table(
     "snapshot",
     metadata,

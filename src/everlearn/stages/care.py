@@ -1,0 +1,237 @@
+"""What is going on in a workspace, why the wheel should turn, and what a crash left behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from everlearn.catalog import answers, samples, snapshots, turns, versions
+from everlearn.catalog.tables import answer, evaluation, sample
+from everlearn.collect.take import id_of
+from everlearn.errors import EverlearnError, Missing
+from everlearn.workspace import AUGMENTED, COLLECTED, EVALUATIONS, PRIVATE, QUARANTINED, VALIDATED, VERSIONS, Workspace
+
+if TYPE_CHECKING:
+    from everlearn.types import Progress, SampleId
+
+DATA = (COLLECTED, VALIDATED, QUARANTINED, AUGMENTED)
+FOUND = "found"
+"""Where files go that no row names and whose content is nowhere else: nothing is thrown away."""
+BATCH = 500
+
+
+def status(workspace: Workspace) -> dict[str, Any]:
+    """The workspace at a glance."""
+    with workspace.catalog.read() as tx:
+        counts = samples.counts(tx)
+        snapshot, champion, newest = snapshots.latest(tx), versions.champion(tx), versions.newest(tx)
+        past = turns.every(tx)
+        cases = len(answers.cases(tx))
+    last = past[-1] if past else None
+    return {
+        "workspace": str(workspace.root),
+        "task": workspace.config.task,
+        "backbone": workspace.config.backbone,
+        "samples": sum(counts.values()),
+        "classes": len(snapshot.classes) if snapshot and workspace.config.task != "regress" else None,
+        "champion": champion.name if champion else None,
+        "newest": newest.name if newest else None,
+        "memory_digest": newest.memory_digest if newest else None,
+        "regression_cases": cases,
+        "turns": len(past),
+        "last_decision": last["decision"] if last else None,
+        "counts": counts,
+    }
+
+
+# when to turn
+
+
+def reason_to_turn(workspace: Workspace, since: float) -> str | None:
+    """Why the wheel should turn now, or None. since: `time.monotonic` of the last turn."""
+    settings = workspace.config.watch
+    new = _new_files(workspace, settings.min_new)
+    if new >= settings.min_new:
+        return f"{new} new file{'s' if new > 1 else ''}"
+    if settings.every_minutes is not None and time.monotonic() - since >= settings.every_minutes * 60:
+        return f"{settings.every_minutes:g} minutes have passed"
+    if settings.drift:
+        from everlearn.stages.use import drifted
+
+        return drifted(workspace)
+    return None
+
+
+def _new_files(workspace: Workspace, enough: int) -> int:
+    """How many things in the sources are not in the catalog, counted up to `enough`; and what waits unjudged."""
+    from everlearn.stages.data import source_items
+
+    with workspace.catalog.read() as tx:
+        found = samples.counts(tx)["new"]
+    for source in workspace.config.collect.sources:
+        try:
+            for batch in _batched(source_items(workspace, source)):
+                with workspace.catalog.read() as tx:
+                    known = samples.seen(tx, [(one.uri, one.size, one.modified) for one in batch])
+                found += sum(one.uri not in known for one in batch)
+                if found >= enough:
+                    return found
+        except Missing:  # a folder that is not there yet is no reason to stop watching
+            continue
+    return found
+
+
+def _batched(items: Iterator[Any]) -> Iterator[list[Any]]:
+    batch: list[Any] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    yield batch
+
+
+# what a crash left behind
+
+
+@dataclass(slots=True)
+class Health:
+    """mended, lost: one line each; lost is what only a person can bring back. checked: files."""
+
+    mended: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    checked: int = 0
+
+
+def doctor(workspace: Workspace, progress: Progress, *, deep: bool = False) -> Health:
+    """Bring folders and catalog into step. Spare copies go, rows find their files again, strangers are set aside."""
+    health = Health()
+    _unfinished(workspace, health)
+    strays = _strays(workspace, progress, health)
+    _rows(workspace, progress, health, strays, deep=deep)
+    _set_aside(workspace, health, strays)
+    _models(workspace, health)
+    _memory(workspace, health)
+    return health
+
+
+def _unfinished(workspace: Workspace, health: Health) -> None:
+    """What writers left that were killed in the middle of a file."""
+    unfinished = getattr(workspace.store, "unfinished", None)
+    parts = list(unfinished()) if unfinished else []
+    parts += list(workspace.root.rglob(".*.part"))
+    for path in parts:
+        path.unlink(missing_ok=True)
+        health.mended.append(f"removed the unfinished file {path.name}")
+
+
+def _strays(workspace: Workspace, progress: Progress, health: Health) -> dict[SampleId, list[str]]:
+    """Files that no row names, by the id of their content."""
+    strays: dict[SampleId, list[str]] = {}
+    with progress.task("doctor") as task:
+        for folder in DATA:
+            for batch in _batched(k for k in workspace.store.keys(folder) if not k.endswith("/.gitkeep")):
+                health.checked += len(batch)
+                for key in sorted(set(batch) - _named(workspace, batch)):
+                    with workspace.store.open(key) as file:
+                        strays.setdefault(id_of(file.read()), []).append(key)
+                task.advance(len(batch))
+    return strays
+
+
+def _named(workspace: Workspace, keys: Collection[str]) -> set[str]:
+    found: set[str] = set()
+    with workspace.catalog.read() as tx:
+        for chunk in samples.chunks(keys):
+            found |= {row.key for row in tx.execute(sa.select(sample.c.key).where(sample.c.key.in_(chunk)))}
+            found |= {row.key for row in tx.execute(sa.select(answer.c.key).where(answer.c.key.in_(chunk)))}
+    return found
+
+
+def _rows(
+    workspace: Workspace, progress: Progress, health: Health, strays: dict[SampleId, list[str]], *, deep: bool
+) -> None:
+    """Every row has its file; one that has not takes a stray of the same content."""
+    moved = []
+    present: set[str] = set()
+    for folder in DATA:
+        present.update(workspace.store.keys(folder))
+    with workspace.catalog.read() as tx, progress.task("doctor", sum(samples.counts(tx).values())) as task:
+        for batch in samples.batches(tx):
+            for one in batch:
+                good = one.key in present and (not deep or _digest(workspace, one.key) == one.id)
+                if not good and strays.get(one.id):
+                    moved.append({"id": one.id, "key": strays[one.id].pop()})
+                elif not good:
+                    health.lost.append(f"the file of sample {one.id} is {'changed' if one.key in present else 'gone'}")
+            task.advance(len(batch))
+    if moved:
+        with workspace.catalog.write() as tx:
+            samples.change(tx, moved)
+        health.mended.append(f"found the files of {len(moved)} samples under another name")
+
+
+def _digest(workspace: Workspace, key: str) -> SampleId | None:
+    try:
+        with workspace.store.open(key) as file:
+            return id_of(file.read())
+    except EverlearnError:
+        return None
+
+
+def _set_aside(workspace: Workspace, health: Health, strays: dict[SampleId, list[str]]) -> None:
+    """Spare copies of what the catalog has are removed; anything else is kept where it does not disturb."""
+    with workspace.catalog.write() as tx:
+        known = samples.known(tx, list(strays))
+        forgotten = turns.are_suppressed(tx, list(strays))
+    for id, keys in strays.items():
+        for key in keys:
+            if id in known or id in forgotten or key.startswith(AUGMENTED):
+                health.mended.append("removed a spare copy")
+            else:
+                target = workspace.root / PRIVATE / FOUND / key.rpartition("/")[2]
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with workspace.store.open(key) as file:
+                    target.write_bytes(file.read())
+                health.mended.append(f"set aside {target}, which no row names; collect it to take it in")
+            workspace.store.remove(key)
+
+
+def _models(workspace: Workspace, health: Health) -> None:
+    """Every version has its files, and every model file its version."""
+    with workspace.catalog.read() as tx:
+        there = versions.every(tx)
+        reports = {row.report_key for row in tx.execute(sa.select(evaluation.c.report_key)) if row.report_key}
+    stems = {one.key.removesuffix(".onnx") for one in there if not one.retired}
+    present = [key for key in workspace.store.keys(VERSIONS) if not key.endswith("/.gitkeep")]
+    for key in present:
+        if not any(key == f"{stem}.onnx" or key.startswith(f"{stem}/") for stem in stems):
+            workspace.store.remove(key)
+            health.mended.append(f"removed {key}, which belongs to no version")
+    for one in there:
+        if not one.retired and one.key not in present:
+            health.lost.append(f"the file of model {one.name} is gone; learn again")
+    for key in list(workspace.store.keys(EVALUATIONS)):
+        if "/evaluation_" in key and key.rpartition(".")[0] + ".html" not in reports:
+            workspace.store.remove(key)
+            health.mended.append(f"removed {key}, which belongs to no evaluation")
+
+
+def _memory(workspace: Workspace, health: Health) -> None:
+    """A damaged memory is removed: the next learning builds the same one again from the features."""
+    from everlearn.errors import Corrupt
+    from everlearn.learn.exact.memory import ExactMemory
+    from everlearn.learn.live import FILE
+
+    path = workspace.root / FILE
+    if not path.exists():
+        return
+    try:
+        ExactMemory.load(path)
+    except Corrupt:
+        path.unlink()
+        health.mended.append("removed a damaged memory; the next learning builds it again")

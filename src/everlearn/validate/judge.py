@@ -1,0 +1,222 @@
+"""Judges what has come in: each image is decoded once, measured, and validated or set aside with the reason.
+
+Near duplicates are decided anew over everything whenever anything has come or gone, so that the decision depends on the
+set of images alone: of those that are alike a released one stays, else one with a label, on the training side before
+the test side, the lowest id before all.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import sqlalchemy as sa
+
+from everlearn import faults
+from everlearn.catalog import labels, samples
+from everlearn.catalog.samples import NEAR_DUPLICATE
+from everlearn.catalog.tables import sample
+from everlearn.errors import EverlearnError
+from everlearn.files import change
+from everlearn.image import BadImage, decode
+from everlearn.validate.descriptor import describe
+from everlearn.validate.duplicates import Known, Prints, fingerprint, thin_out
+from everlearn.validate.quality import Quality, QualityLimits, examine, small_grey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from everlearn.catalog.samples import Sample
+    from everlearn.types import Progress, SampleId
+    from everlearn.workspace import Workspace
+
+    Side = Callable[[str], str]
+
+BATCH = 128
+THREADS = 4
+
+
+@dataclass(slots=True)
+class Judged:
+    """validated: found fit now; quarantined: reason to how many were set aside now."""
+
+    validated: int = 0
+    quarantined: dict[str, int] = field(default_factory=dict)
+
+    def refuse(self, reason: str) -> None:
+        self.quarantined[reason] = self.quarantined.get(reason, 0) + 1
+
+
+def judge(workspace: Workspace, side: Side, progress: Progress) -> Judged:
+    """Judge all samples that are `new`, then decide near duplicates. side: of a group (train, validation or test)."""
+    result = Judged()
+    with workspace.catalog.read() as tx:
+        waiting = samples.counts(tx)["new"]
+    cv2.setNumThreads(1)  # the threads here are one per image
+    with progress.task("validate", waiting) as task, ThreadPoolExecutor(THREADS) as pool:
+        while batch := _new(workspace):
+            looks = list(pool.map(lambda one: _look(workspace, one), batch))
+            with change(workspace) as changed:
+                samples.change(changed.tx, looks)
+                labels.settle(changed.tx, [one.id for one in batch])
+                changed.refile([one.id for one in batch])
+            faults.point("validate.committed")
+            for look in looks:
+                if look["refusal"] is None:
+                    result.validated += 1
+                else:
+                    result.refuse(look["refusal"])
+            task.advance(len(batch))
+    if workspace.config.validate_.near_duplicates:
+        for reason, number in decide_duplicates(workspace, side).items():
+            result.quarantined[reason] = result.quarantined.get(reason, 0) + number
+            result.validated -= min(number, result.validated)
+    return result
+
+
+def _new(workspace: Workspace) -> list[Sample]:
+    with workspace.catalog.read() as tx:
+        return next(samples.batches(tx, sample.c.status == "new", size=BATCH), [])
+
+
+def limits_of(workspace: Workspace) -> QualityLimits:
+    """The limits that the configuration sets."""
+    said = workspace.config.validate_
+    return QualityLimits(**{f.name: getattr(said, f.name) for f in fields(QualityLimits) if hasattr(said, f.name)})
+
+
+def _look(workspace: Workspace, one: Sample) -> dict[str, Any]:
+    """The columns that follow from one look at a sample."""
+    columns: dict[str, Any] = {
+        "id": one.id, "quality": None, "width": None, "height": None, "measured": None, "hash": None,
+        "thumbnail": None, "descriptor": None, "refusal": None, "refusal_value": None, "refusal_limit": None,
+    }  # fmt: skip
+    try:
+        with workspace.store.open(one.key) as file:
+            data = file.read()
+        return columns | (_row(data) if one.kind == "row" else _image(workspace, data))
+    except BadImage as error:
+        return columns | {"refusal": error.reason}
+    except EverlearnError:
+        return columns | {"refusal": "unreadable"}
+
+
+def _row(data: bytes) -> dict[str, Any]:
+    try:
+        values = np.load(io.BytesIO(data), allow_pickle=False)
+    except ValueError:
+        return {"refusal": "damaged"}
+    if values.ndim != 1 or values.dtype.kind != "f" or not np.isfinite(values).all():
+        return {"refusal": "not_finite"}
+    return {"quality": 1.0, "width": len(values), "descriptor": values.astype("<f2").tobytes()}
+
+
+def _image(workspace: Workspace, data: bytes) -> dict[str, Any]:
+    decoded = decode(data, max_pixels=int(workspace.config.collect.max_megapixels * 1e6))
+    grey = small_grey(decoded.pixels)
+    found = examine(decoded.pixels, limits_of(workspace), grey)
+    print_ = fingerprint(grey)
+    first = found.findings[0] if found.findings else None
+    return {
+        "quality": found.score,
+        "width": found.width,
+        "height": found.height,
+        "measured": _measured(found),
+        "hash": print_.hash.to_bytes(8, "big"),
+        "thumbnail": print_.thumb,
+        "descriptor": describe(decoded.pixels).astype("<f2").tobytes(),
+        "refusal": first.reason if first else None,
+        "refusal_value": float(first.value) if first else None,
+        "refusal_limit": float(first.limit) if first else None,
+    }
+
+
+def _measured(found: Quality) -> dict[str, float]:
+    names = ("sharpness", "brightness", "darkness", "contrast", "information", "aspect", "mean")
+    return {name: round(float(getattr(found, name)), 6) for name in names}
+
+
+def decide_duplicates(workspace: Workspace, side: Side, without: Collection[SampleId] = ()) -> dict[str, int]:
+    """Set near duplicates aside and let those out whose twin is gone. Returns how many were set aside now, by reason.
+
+    without: samples that are about to be forgotten and so do not count."""
+    losers = dict(thin_out(_ordered(workspace, side, set(without)), Known(_thumbs(workspace))))
+    with workspace.catalog.read() as tx:
+        before = dict(tx.execute(sa.select(sample.c.id, sample.c.twin_of).where(sample.c.twin_of.is_not(None))).all())
+    changed_twins = {id: losers.get(id) for id in losers.keys() | before.keys() if losers.get(id) != before.get(id)}
+    changed_twins = {id: twin for id, twin in changed_twins.items() if id not in set(without)}
+    if not changed_twins:
+        return {}
+    with change(workspace) as changed:
+        rows = [
+            {"id": id, "twin_of": twin, "refusal": NEAR_DUPLICATE if twin else None, "refusal_value": None,
+             "refusal_limit": None}
+            for id, twin in changed_twins.items()
+        ]  # fmt: skip
+        samples.change(changed.tx, rows)
+        labels.settle(changed.tx, list(changed_twins))
+        changed.refile(list(changed_twins))
+    new = sum(1 for id, twin in changed_twins.items() if twin and not before.get(id))
+    return {NEAR_DUPLICATE: new} if new else {}
+
+
+def _ordered(workspace: Workspace, side: Side, without: set[SampleId]) -> Prints:
+    """All images that may be twins, those first that are to be kept."""
+    fit = sa.and_(
+        sample.c.hash.is_not(None),
+        sample.c.parent_id.is_(None),
+        sa.or_(sample.c.refusal.is_(None), sample.c.refusal == NEAR_DUPLICATE),
+    )
+    query = sa.select(
+        sample.c.id, sample.c.hash, sample.c.label, sample.c.label_by, sample.c.group_key, sample.c.released
+    ).where(fit)
+    with workspace.catalog.read() as tx:
+        rows = [(_rank(row, side), row.id, row.hash) for row in tx.execute(query) if row.id not in without]
+    rows.sort()
+    hashes = np.array([int.from_bytes(hash, "big") for _, _, hash in rows], np.uint64)
+    return Prints([id for _, id, _ in rows], hashes)
+
+
+def _rank(row: Any, side: Side) -> int:
+    """What a model said does not count: it would make the choice depend on what was learned when."""
+    if row.released:
+        return 0
+    if row.label is None or row.label_by == "auto":
+        return 3
+    return 2 if side(row.group_key) == "test" else 1
+
+
+def _thumbs(workspace: Workspace) -> Callable[[Sequence[SampleId]], NDArray[np.uint8]]:
+    def fetch(ids: Sequence[SampleId]) -> NDArray[np.uint8]:
+        found: dict[SampleId, bytes] = {}
+        with workspace.catalog.read() as tx:
+            for chunk in samples.chunks(ids):
+                query = sa.select(sample.c.id, sample.c.thumbnail).where(sample.c.id.in_(chunk))
+                found.update((row.id, row.thumbnail) for row in tx.execute(query))
+        return np.frombuffer(b"".join(found[id] for id in ids), np.uint8).reshape(len(ids), -1)
+
+    return fetch
+
+
+def descriptors(workspace: Workspace, ids: Collection[SampleId]) -> Mapping[SampleId, NDArray[np.float32]]:
+    """What the diversity score compares."""
+    found = {}
+    with workspace.catalog.read() as tx:
+        for chunk in samples.chunks(ids):
+            query = sa.select(sample.c.id, sample.c.descriptor).where(sample.c.id.in_(chunk))
+            found.update((r.id, np.frombuffer(r.descriptor, "<f2").astype(np.float32)) for r in tx.execute(query) if r.descriptor)
+    return found
+
+
+def labelled(workspace: Workspace) -> Iterator[list[Sample]]:
+    """Samples that count for the data set's scores: labelled or learned, not augmented."""
+    where = sa.and_(sample.c.status.in_(("labelled", "learned", "queued")), sample.c.label.is_not(None), sample.c.parent_id.is_(None))
+    with workspace.catalog.read() as tx:
+        yield from samples.batches(tx, where)
