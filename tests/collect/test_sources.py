@@ -40,7 +40,7 @@ def test_a_folder_is_read_to_its_depth(tmp_path: Path) -> None:
     put(tmp_path / "b" / "c" / "d.PNG")
     put(tmp_path / "no_ending")
     put(tmp_path / "notes.txt", b"hello")
-    for hidden in (".hidden.jpg", ".git/x.jpg", "Thumbs.db", "__MACOSX/y.jpg", "Desktop.ini"):
+    for hidden in (".hidden.jpg", ".git/x.jpg", "Thumbs.db", "LICENSE", "b/README.md", "__MACOSX/y.jpg", "Desktop.ini"):
         put(tmp_path / hidden)
     found, refused = collect(tmp_path)
     assert set(found) == {"a.jpg", "d.PNG", "no_ending.jpg"}

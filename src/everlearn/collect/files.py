@@ -3,12 +3,13 @@
 `os` instead of `pathlib` throughout: `os.scandir` streams a folder of millions and knows the kind of most entries
 without asking the disk again.
 """
-# ruff: noqa: PTH100, PTH116, PTH118
+# ruff: noqa: PTH100, PTH113, PTH116, PTH118
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import unicodedata
 from collections.abc import Iterator
@@ -17,11 +18,11 @@ from functools import partial
 from itertools import islice
 
 from everlearn.errors import BadInput
-from everlearn.image import ENDINGS as IMAGE_ENDINGS
-from everlearn.image import MAX_BYTES
+from everlearn.image import ENDINGS, MAX_BYTES
 from everlearn.naming import is_unwritable
 from everlearn.types import Found, Refused
 
+IMAGE_ENDINGS = frozenset(ENDINGS)
 VIDEO_ENDINGS = frozenset({"mp4", "m4v", "mov", "avi", "mkv", "webm"})
 SORTED_BELOW = 1_000
 """A folder with fewer entries is read in the order of its names; a larger one as the disk gives it."""
@@ -29,6 +30,9 @@ DEEPEST = 128
 """Levels of folders that are entered: a large folder stays open while what lies below it is read."""
 
 _NEVER = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "system volume information"})
+_PAPERS = re.compile(
+    r"(readme|licen[cs]e|copying|notice|authors|citation|changelog|sources)(\.(md|txt|rst|cff))?", re.IGNORECASE
+)
 _IMAGE_STARTS = {
     b"\xff\xd8\xff": "jpg",
     b"\x89PNG\r\n\x1a\n": "png",
@@ -101,7 +105,8 @@ def _listing(folder: str) -> Iterator[os.DirEntry[str]]:
 
 
 def walk(root: str, exclude: tuple[str, ...] = (), *, with_stat: bool = True) -> Iterator[Entry | Refused]:
-    """All regular files below a folder, as a stream; hidden ones and what systems leave behind are passed over.
+    """All regular files below a folder, as a stream; hidden ones, what systems leave behind and a data set's papers
+    (README, LICENSE) are passed over.
 
     Links to files are followed where they stay inside the root. Links to folders are not: what lies inside is read
     where it lies, so that no loop and no tangle of links makes the walk longer than the disk.
@@ -121,6 +126,8 @@ def walk(root: str, exclude: tuple[str, ...] = (), *, with_stat: bool = True) ->
             open_folders.pop()
             continue
         if entry.name.startswith(".") or entry.name.lower() in _NEVER:
+            continue
+        if _PAPERS.fullmatch(entry.name) and entry.is_file():
             continue
         found = _judge(entry, root, real_root, below + entry.name, with_stat)
         if found is not None:
@@ -180,6 +187,11 @@ def entry_at(path: str, root: str, base: str | None = None) -> Entry:
     if not stat.S_ISREG(status.st_mode):
         raise BadInput(f"'{printable(path)}' is not a regular file.", "Name a file.")
     return Entry(full, os.path.relpath(full, root).replace(os.sep, "/"), target, status.st_size, status.st_mtime)
+
+
+def is_there(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a regular file; False, not an error, for a path that the system cannot even look up."""
+    return os.path.isfile(path)
 
 
 def read_regular(path: str, max_bytes: int) -> bytes:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
-from everlearn.collect.files import printable
+from everlearn.collect.coco import CocoSource, coco_files
+from everlearn.collect.files import ending, is_there, printable
 from everlearn.collect.folder import FolderSource
 from everlearn.collect.options import LABELS_FROM, LabelsFrom, Source, SourceOptions
+from everlearn.collect.rows import RowsSource
+from everlearn.collect.table import CsvSource, header, open_csv
+from everlearn.collect.voc import VocSource
+from everlearn.collect.yolo import YAML_NAMES, YoloSource
 from everlearn.errors import BadInput, Missing
 from everlearn.naming import clean_label
 from everlearn.types import Found, Refused
@@ -17,7 +23,13 @@ READERS: dict[LabelsFrom, Callable[[str, SourceOptions], Source]] = {
     "folder": FolderSource,
     "filename": FolderSource,
     "none": FolderSource,
+    "csv": CsvSource,
+    "yolo": YoloSource,
+    "coco": CocoSource,
+    "voc": VocSource,
 }
+_BY_ENDING: dict[str, LabelsFrom] = {"csv": "csv", "yaml": "yolo", "yml": "yolo", "json": "coco", "xml": "voc"}
+_SIDES = (("train", "training"), ("val", "valid", "validation", "test"))
 
 
 def open_source(spec: str, options: SourceOptions | None = None) -> Source:
@@ -38,15 +50,61 @@ def open_source(spec: str, options: SourceOptions | None = None) -> Source:
             raise BadInput(f"'{printable(spec)}' is neither a file nor a folder.", "Name a file or a folder.")
     except OSError as error:
         raise BadInput(f"'{printable(spec)}' cannot be read: {error}.", "Name a file or a folder.") from error
-    by = options.labels_from or detect(spec, options)
-    if by not in LABELS_FROM:
+    if is_table(path):
+        return _Declared(RowsSource(spec, options), options)
+    by = options.labels_from or detect(path, options)
+    if by not in READERS:
         raise BadInput(f"labels_from is '{by}'.", f"Use one of {', '.join(LABELS_FROM)}.")
     return _Declared(READERS[by](spec, replace(options, labels_from=by)), options)
 
 
-def detect(spec: str, options: SourceOptions) -> LabelsFrom:
-    """How a source is laid out, by its names alone."""
+def is_table(path: Path) -> bool:
+    """Whether a file is a table of features: Parquet, or a CSV without a column `path`."""
+    kind = ending(path.name)
+    if kind != "csv" or not path.is_file():
+        return kind == "parquet" and path.is_file()
+    with open_csv(path) as file:
+        return "path" not in header(file, path)[0]
+
+
+def detect(path: Path, options: SourceOptions) -> LabelsFrom:
+    """How a source is laid out, by the names in it: what says most goes first. A folder of folders may be classes or
+    may be days and cameras, so it counts as labelled only where its sides (train and test) have the same classes."""
+    if path.is_file():
+        return _BY_ENDING.get(ending(path.name)) or _by_pattern(options)
+    if any(is_there(path / name) for name in YAML_NAMES) or _has(path / "labels", "txt"):
+        return "yolo"
+    if coco_files(path):
+        return "coco"
+    if any(_has(path / name, "xml", levels=1) for name in ("Annotations", "annotations", "")):
+        return "voc"
+    if is_there(path / "labels.csv"):
+        with open_csv(path / "labels.csv") as file:
+            if {"path", "label"} <= set(header(file, path / "labels.csv")[0]):
+                return "csv"
+    first, second = ([path / name for name in names if (path / name).is_dir()] for names in _SIDES)
+    if first and second and _folders(first[0]) & _folders(second[0]):
+        return "folder"
+    return _by_pattern(options)
+
+
+def _by_pattern(options: SourceOptions) -> LabelsFrom:
     return "filename" if options.pattern and "{label}" in options.pattern else "none"
+
+
+def _has(folder: Path, kind: str, levels: int = 2) -> bool:
+    """Among the first files of a folder, or of the folders in it (YOLO's train and val); a look, not a search."""
+    try:
+        return any(
+            ending(entry.name) == kind or (levels > 1 and entry.is_dir() and _has(entry, kind, levels - 1))
+            for entry in islice(folder.iterdir(), 100)
+        )
+    except OSError:
+        return False
+
+
+def _folders(folder: Path) -> set[str]:
+    return {entry.name for entry in islice(folder.iterdir(), 10_000) if entry.is_dir()}
 
 
 class _Declared:

@@ -1,0 +1,159 @@
+"""YOLO data sets: `images/…/a.jpg` beside `labels/…/a.txt`, or the text beside the image; class names in `data.yaml`.
+
+A line is `class x y width height` (centre and size, as shares of the image), with a confidence if it was predicted,
+with key points if the YAML has `kpt_shape`; or `class x1 y1 x2 y2 …`, a polygon, of which the surrounding box is kept.
+https://docs.ultralytics.com/datasets/detect/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from everlearn.collect.annotations import box, class_name, found_at, number, only_class, text_of, with_endings
+from everlearn.collect.files import IMAGE_ENDINGS, Entry, ending, entry_at, is_there, printable, refused, walk, why
+from everlearn.collect.options import SourceOptions
+from everlearn.errors import BadInput
+from everlearn.types import Box, Found, Refused
+
+YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+_NOT_LABELS = frozenset({"classes.txt", "obj.names", "readme.txt", "requirements.txt", "license.txt"})
+
+
+class YoloSource:
+    """Images with boxes. path: the folder, or its YAML. Without class names a class is called by its number.
+
+    An image without a text has unknown boxes (None); an empty text says that there is nothing to see (no boxes).
+    A line that cannot be refuses its image: with a box missing it would teach that there is nothing.
+    Raises BadInput for a YAML that cannot be read.
+    """
+
+    def __init__(self, path: str, options: SourceOptions) -> None:
+        here = Path(path).absolute()
+        self.options = options
+        self.root = str(here.parent if here.is_file() else here)
+        named = [here] if here.is_file() else [here / name for name in YAML_NAMES if is_there(here / name)]
+        said = safe_yaml(named[0]) if named else {}
+        self.names = _names(said.get("names"), named[0].name if named else "")
+        if not self.names and is_there(Path(self.root) / "classes.txt"):
+            lines = text_of(str(Path(self.root) / "classes.txt")).splitlines()
+            self.names = {index: class_name(line) for index, line in enumerate(lines) if line.strip()}
+        self.key_points = "kpt_shape" in said
+
+    def items(self) -> Iterator[Found | Refused]:
+        for entry in walk(self.root, self.options.exclude):
+            if isinstance(entry, Refused):
+                yield entry
+            elif ending(entry.name) in IMAGE_ENDINGS:
+                yield self._image(entry)
+            elif self._is_label(entry) and not _has_image(entry, self.root):
+                yield refused(entry.path, "there is no image to this annotation")
+
+    def estimate(self) -> int | None:
+        entries = walk(self.root, self.options.exclude, with_stat=False)
+        return sum(1 for one in entries if isinstance(one, Entry) and ending(one.name) in IMAGE_ENDINGS)
+
+    def _image(self, entry: Entry) -> Found | Refused:
+        found = found_at(entry, self.options.max_bytes)
+        if isinstance(found, Refused):
+            return found
+        text = _sibling(entry.below, "images", "labels", "txt")
+        boxes = []
+        try:
+            there = entry_at(text, self.root)
+            lines = text_of(there.target).splitlines() if there.size else []
+            for count, line in enumerate(lines, 1):
+                if line.strip():
+                    boxes.append(self._line(line, count))
+        except BadInput as error:
+            return refused(entry.path, f"its annotation {text}: {error.message}")
+        except FileNotFoundError:
+            return found
+        except OSError as error:
+            return refused(entry.path, f"its annotation {text}: {why(error)}")
+        label = only_class(boxes)
+        return replace(found, boxes=tuple(boxes), label=label, label_by="yolo" if label is not None else None)
+
+    def _line(self, line: str, count: int) -> Box:
+        try:
+            cells = [number(cell) for cell in line.split()]
+            if len(cells) < 5:
+                raise BadInput(f"{len(cells)} numbers where 5 are needed", "")
+            label = self._class(cells[0])
+            if self.key_points or len(cells) in (5, 6):
+                x, y, width, height = cells[1:5]
+                return box(label, x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+            if len(cells) % 2 == 0:
+                raise BadInput("a polygon with half a point", "")
+            xs, ys = cells[1::2], cells[2::2]
+            return box(label, min(xs), min(ys), max(xs), max(ys))
+        except BadInput as error:
+            raise BadInput(f"line {count}: {error.message}", "") from None
+
+    def _class(self, value: float) -> str:
+        if value != int(value) or value < 0:
+            raise BadInput(f"the class {value:g} is no whole number", "")
+        if not self.names:
+            return str(int(value))
+        if int(value) not in self.names:
+            raise BadInput(f"the class {int(value)} has no name in the data set", "")
+        return self.names[int(value)]
+
+    def _is_label(self, entry: Entry) -> bool:
+        if ending(entry.name) != "txt" or entry.name.lower() in _NOT_LABELS:
+            return False
+        return "labels" in entry.below.split("/")[:-1]
+
+
+def _sibling(below: str, folder: str, other: str, kind: str) -> str:
+    """The file of another kind to a file: its last folder `folder` exchanged for `other`, where it has one."""
+    parts = below.split("/")
+    parts[-1] = f"{parts[-1].rpartition('.')[0]}.{kind}"
+    for index in range(len(parts) - 2, -1, -1):
+        if parts[index] == folder:
+            parts[index] = other
+            break
+    return "/".join(parts)
+
+
+def _has_image(entry: Entry, root: str) -> bool:
+    for below in (_sibling(entry.below, "labels", "images", "x"), entry.below):
+        folder, _, name = f"{root}/{below}".rpartition("/")
+        if any(is_there(f"{folder}/{one}") for one in with_endings(name.rpartition(".")[0])):
+            return True
+    return False
+
+
+class _NoAliases(yaml.SafeLoader):
+    """Plain values only: a YAML of a few lines with aliases can stand for billions of values."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not read")
+        return super().compose_node(parent, index)  # type: ignore[no-any-return]
+
+
+def safe_yaml(path: Path) -> dict[Any, Any]:
+    """A mapping from a small YAML file. Raises BadInput."""
+    try:
+        said = yaml.load(text_of(str(path), 1_000_000), Loader=_NoAliases)  # noqa: S506  a SafeLoader
+    except BadInput as error:
+        raise BadInput(f"{path.name}: {error.message}.", "Repair or remove it.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = printable(" ".join(str(error).split()), 200) or "nested too deeply"
+        raise BadInput(f"{path.name} is no YAML that can be read: {reason}.", "Repair or remove it.") from None
+    if not isinstance(said, dict):
+        raise BadInput(f"{path.name} is no mapping.", "It needs a line such as names: [cat, dog].")
+    return said
+
+
+def _names(said: Any, where: str) -> dict[int, str]:
+    pairs = enumerate(said) if isinstance(said, list) else said.items() if isinstance(said, dict) else []
+    try:
+        return {int(number(index)): class_name(name) for index, name in pairs}
+    except BadInput as error:
+        raise BadInput(f"The names in {where}: {error.message}.", "Write them as names: [cat, dog].") from None
