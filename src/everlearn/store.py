@@ -27,6 +27,7 @@ from everlearn.types import Store
 UNFINISHED = ".everlearn-part-"
 """How the name of a file begins that is still being written; such names are no keys."""
 
+_UNSAFE = re.compile(r"[\\\x00-\x1f\x7f]")
 _CHUNK = 1 << 20  # bytes read at a time
 _PART = 32 << 20  # bytes of one part of a multi-part upload: S3 takes 10,000 of them, 5 MiB to 5 GiB each
 _SPOOL = 8 << 20  # bytes of an opened object held in memory; larger ones lie in a temporary file
@@ -50,7 +51,7 @@ def check_key(key: str) -> str:
     parts = key.split("/")
     if not key:
         why = "it is empty"
-    elif "\\" in key or any(ord(character) < 32 or ord(character) == 127 for character in key):
+    elif _UNSAFE.search(key):
         why = "it holds a backslash or a control character"
     elif any(part in ("", ".", "..") for part in parts):
         why = "it must be a plain relative path"
@@ -58,7 +59,7 @@ def check_key(key: str) -> str:
         why = f"names beginning with {UNFINISHED} are for unfinished files"
     elif len(encoded := key.encode("utf-8", "replace")) > 1024 or max(map(len, encoded.split(b"/"))) > 255:
         why = "it is longer than 1,024 bytes, or a part of it than 255"
-    elif any(0xD800 <= ord(character) <= 0xDFFF for character in key):
+    elif re.search("[\ud800-\udfff]", key):
         why = "it is not valid Unicode"
     else:
         return key
