@@ -1,0 +1,1 @@
+"""Altered copies of training images: transforms, and the files and rows that they become."""
