@@ -1,0 +1,276 @@
+"""From what sources offer to data that is judged, scored and labelled."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from everlearn.catalog import labels, samples, versions
+from everlearn.collect.options import SourceOptions
+from everlearn.collect.sources import open_source
+from everlearn.collect.take import Collected, take
+from everlearn.dataset.build import SUSPECT, side_of
+from everlearn.errors import BadInput
+from everlearn.evaluate import gates
+from everlearn.files import change
+from everlearn.label import automatic
+from everlearn.stages import teach
+from everlearn.types import Found
+from everlearn.validate import judge as judging
+
+if TYPE_CHECKING:
+    from everlearn.augment.make import AugmentReport
+    from everlearn.label.automatic import Labelling, Sure
+    from everlearn.types import Prediction, Progress, SampleId
+    from everlearn.workspace import Workspace
+
+NAMED = 20
+"""Images named for each score that they pull down."""
+Side = judging.Side
+
+
+def collect(
+    workspace: Workspace, sources: Sequence[str], progress: Progress, *, labels_from: str | None = None, **said: Any
+) -> Collected:
+    """Take in all sources, one after another."""
+    total = Collected()
+    for source in sources:
+        opened = open_source(source, _options(workspace, labels_from=labels_from, **said))
+        came = take(workspace, str(Path(source).absolute()) if "://" not in source else source, opened, progress)
+        total.collected += came.collected
+        total.duplicates += came.duplicates
+        total.suppressed += came.suppressed
+        total.refused += came.refused
+        total.rejected += came.rejected[: max(0, 10_000 - len(total.rejected))]
+    return total
+
+
+def source_items(workspace: Workspace, source: str) -> Iterator[Found]:
+    """What a source offers, unread."""
+    return (one for one in open_source(source, _options(workspace)).items() if isinstance(one, Found))
+
+
+def _options(workspace: Workspace, labels_from: str | None = None, **said: Any) -> SourceOptions:
+    settings = workspace.config.collect
+    if settings.pattern and "pattern" not in said:
+        said["pattern"] = settings.pattern
+    return SourceOptions(
+        labels_from=labels_from or (settings.labels_from if settings.labels_from != "none" else None),  # type: ignore[arg-type]
+        exclude=(str(workspace.root),),
+        max_bytes=int(settings.max_file_mb * 1e6),
+        frames_per_second=settings.frames_per_second,
+        on_scene_change=settings.scene_change,
+        label_column=settings.label_column,
+        **{key: value for key, value in said.items() if value is not None},
+    )
+
+
+# validate
+
+
+@dataclass(slots=True)
+class Validated:
+    """scores: of the whole data set, 0-1, None where there is nothing to score; culprits: score to the samples that pull
+    it down most; stops: the data gates that failed, a line each, naming images."""
+
+    validated: int
+    quarantined: dict[str, int]
+    scores: dict[str, float | None] = field(default_factory=dict)
+    culprits: dict[str, list[SampleId]] = field(default_factory=dict)
+    gates: dict[str, Any] = field(default_factory=dict)
+    stops: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"validated": self.validated, "quarantined": self.quarantined, "scores": self.scores,
+                "culprits": self.culprits, "gates": self.gates}  # fmt: skip
+
+
+def validate(workspace: Workspace, progress: Progress) -> Validated:
+    """Judge what is new, hold back labels that are held wrong, and score the whole data set."""
+    judged = judging.judge(workspace, _side(workspace), progress)
+    result = Validated(judged.validated, dict(sorted(judged.quarantined.items())))
+    wrong = _suspects(workspace, progress)
+    _score(workspace, result, wrong)
+    settings = workspace.config.gates
+    targets = {name: getattr(settings, name) for name in gates.DATA_TARGETS if getattr(settings, name) is not None}
+    found = gates.judge(result.scores, targets, {name: "there is nothing to score" for name in targets})
+    result.gates = {name: gate.to_json() for name, gate in found.items()}
+    for name, gate in found.items():
+        if not gate.passed:
+            worst = " ".join(result.culprits.get(name, [])[:5])
+            result.stops.append(f"{gates.failed({name: gate})[0]}" + (f", pulled down by {worst}" if worst else ""))
+    return result
+
+
+def decide_duplicates(workspace: Workspace, without: Collection[SampleId] = ()) -> int:
+    """Decide near duplicates again; returns how many are set aside now."""
+    if not workspace.config.validate_.near_duplicates:
+        return 0
+    return sum(judging.decide_duplicates(workspace, _side(workspace), without).values())
+
+
+def _side(workspace: Workspace) -> Side:
+    return lambda group: side_of(group, workspace.config.dataset)
+
+
+def _suspects(workspace: Workspace, progress: Progress) -> dict[SampleId, str] | None:
+    """Labels that are held wrong, with what they rather are. Those on the learning side wait for a person.
+
+    Judged anew on everything labelled, suspects among it, so it depends on the data alone. None where the task has no
+    classes, or nothing can be held out.
+    """
+    from everlearn.validate.suspects import find_suspects
+
+    members = teach.pool(workspace)
+    originals = [one for one in members if one.parent is None]
+    learnable = [one for one in originals if one.split != "test"]
+    if workspace.config.task != "classify" or len({one.label for one in learnable}) < 2:
+        return None
+    memory = teach.live(workspace)
+    memory.bring_to(members, progress)
+    found = teach.fitted(workspace, memory, progress)
+    if found.held_out is None:
+        return None
+    table = _probabilities(memory, found, [one.id for one in originals], progress)
+    classes = {name: column for column, name in enumerate(found.head.classes)}
+    rows = [row for row, one in enumerate(originals) if one.label in classes and np.isfinite(table[row]).all()]
+    given = np.array([classes[originals[row].label] for row in rows])
+    judged = find_suspects(given, table[rows], least=workspace.config.validate_.suspect_confidence)
+    wrong = {originals[rows[at]].id: found.head.classes[better] for at, better in judged.items()}
+    _hold(workspace, wrong, {one.id for one in learnable})
+    return wrong
+
+
+def _probabilities(memory: Any, found: Any, ids: Sequence[SampleId], progress: Progress) -> Any:
+    """(N, C) honest probabilities: out of fold for what the memory holds, the head's own for the test side."""
+    held = dict(zip(found.held_out.cached.ids, found.held_out.probabilities(), strict=True))
+    others = [id for id in ids if id not in held]
+    for part, phi in memory.features.batches(others, progress):
+        held.update(zip(part, found.head.probabilities(phi), strict=True))
+    return np.stack([held[id] for id in ids])
+
+
+def _hold(workspace: Workspace, wrong: Mapping[SampleId, str], learning: set[SampleId]) -> None:
+    """Bring suspects in the catalog into step. A label that a person gave is never doubted."""
+    from everlearn.catalog.tables import sample
+
+    with change(workspace) as changed:
+        tx = changed.tx
+        there = {one.id: one for batch in samples.batches(tx, sample.c.suspect.is_not(None)) for one in batch}
+        there.update(samples.some(tx, list(wrong)))
+        hold = workspace.config.validate_.hold_suspects
+        rows = []
+        for id, one in sorted(there.items()):
+            suspect = wrong.get(id) if one.label_by not in labels.PEOPLE else None
+            queued = hold and suspect is not None and id in learning
+            if (one.suspect, one.queued) != (suspect, queued):
+                reason = SUSPECT if queued else None
+                rows.append({"id": id, "suspect": suspect, "queued": queued, "queue_reason": reason,
+                             "urgency": 1.5 if queued else 0.0})  # fmt: skip
+        samples.change(tx, rows)
+        samples.restate(tx, [row["id"] for row in rows])
+
+
+def _score(workspace: Workspace, result: Validated, wrong: Mapping[SampleId, str] | None) -> None:
+    """The scores of DESIGN §7 over everything that is labelled, each with the images that pull it down."""
+    from everlearn.validate import scores
+
+    ids: list[SampleId] = []
+    names: list[str] = []
+    qualities: list[float] = []
+    for batch in judging.labelled(workspace):
+        ids += [one.id for one in batch]
+        names += [one.label or "" for one in batch]
+        qualities += [one.quality if one.quality is not None else 0.0 for one in batch]
+    if not ids:
+        result.scores = {"quality": None, "label_accuracy": None, "diversity": None, "class_balance": None}
+        return
+    classify = workspace.config.task == "classify"
+    quality = scores.quality(ids, qualities)
+    diversity = scores.diversity(ids, names if classify else ["all"] * len(ids), lambda some: judging.descriptors(workspace, some))
+    balance = scores.class_balance(ids, names) if classify else None
+    result.scores = {
+        "quality": quality.value,
+        "label_accuracy": None if wrong is None else 1 - len(wrong) / len(ids),
+        "diversity": diversity.value,
+        "class_balance": balance.value if balance else None,
+    }
+    result.culprits = {
+        "quality": list(quality.worst[:NAMED]),
+        "label_accuracy": sorted(wrong or {})[:NAMED],
+        "diversity": list(diversity.worst[:NAMED]),
+        "class_balance": list(balance.worst[:NAMED]) if balance else [],
+    }
+
+
+# label, augment, features
+
+
+def label(workspace: Workspace, progress: Progress) -> Labelling:
+    """Label what the model is sure of; the rest waits for a person, most informative first."""
+    return automatic.automatic(workspace, _sure(workspace, progress) if workspace.config.label.automatic else None, progress)
+
+
+def _sure(workspace: Workspace, progress: Progress) -> Sure | None:
+    from everlearn.stages import prove
+
+    with workspace.catalog.read() as tx:
+        model = versions.champion(tx) or versions.newest(tx)
+    if model is None or workspace.config.task == "regress":
+        return None
+    promise = (model.metrics or {}).get("auto_label")
+    answerer = prove.answerer(workspace, model)
+
+    def predict(ids: Sequence[SampleId]) -> Sequence[Prediction]:
+        return answerer.predictions(ids, progress)
+
+    return automatic.Sure(predict, promise["threshold"] if promise else None, model.name)
+
+
+def augment(workspace: Workspace, progress: Progress, copies: int | None = None) -> AugmentReport:
+    """Write changed copies of the training images."""
+    from everlearn.augment.make import augment as make
+
+    side = _side(workspace)
+    return make(workspace, progress, side=lambda one: side(one.group_key), copies=copies)
+
+
+def features(workspace: Workspace, out: Path, progress: Progress) -> tuple[int, int]:
+    """Write phi of every labelled sample: columns id, label, split, f0, f1, …; a batch in memory at a time."""
+    if out.suffix not in (".parquet", ".csv"):
+        raise BadInput(f"{out} is neither .parquet nor .csv.", "Give a name with one of these endings.")
+    members = [one for one in teach.pool(workspace) if one.parent is None]
+    memory = teach.live(workspace)
+    about = {one.id: (one.label, one.split) for one in members}
+    names = ["id", "label", "split", *(f"f{n}" for n in range(memory.basis.dimensions))]
+    batches = memory.features.batches(sorted(about), progress)
+    part = out.with_name(f".{out.name}.part")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    (_parquet if out.suffix == ".parquet" else _csv)(part, names, about, batches)
+    part.replace(out)
+    return len(about), memory.basis.dimensions
+
+
+def _csv(path: Path, names: Sequence[str], about: Mapping[SampleId, tuple[str, str]], batches: Any) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(names)
+        for ids, phi in batches:
+            writer.writerows([id, *about[id], *row] for id, row in zip(ids, phi.tolist(), strict=True))
+
+
+def _parquet(path: Path, names: Sequence[str], about: Mapping[SampleId, tuple[str, str]], batches: Any) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    fields = [(name, pa.string() if n < 3 else pa.int8()) for n, name in enumerate(names)]
+    with pq.ParquetWriter(path, pa.schema(fields)) as writer:
+        for ids, phi in batches:
+            texts = [pa.array(list(ids)), *(pa.array([about[id][n] for id in ids]) for n in (0, 1))]
+            columns = texts + [pa.array(np.ascontiguousarray(column)) for column in phi.T]
+            writer.write_table(pa.Table.from_arrays(columns, schema=pa.schema(fields)))
