@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
@@ -198,6 +198,9 @@ def _copy(workspace: Workspace, folder: Path, item: Item, one: Sample) -> tuple[
             digest.update(chunk)
             size += len(chunk)
             file.write(chunk)
+    if one.time_from == "file" and one.captured_at is not None:  # the file's own time is all that is known: keep it
+        stamp = one.captured_at.replace(tzinfo=UTC).timestamp()
+        os.utime(target, (stamp, stamp))
     if one.kind != "image":
         return size, 0, 0
     if digest.hexdigest()[: len(item.id)] != item.id:
