@@ -7,7 +7,7 @@
 #   make soak    the full matrix of kills (long)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs soak requirements clean
+.PHONY: help demo test check bench docs soak requirements commands clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -59,11 +59,15 @@ soak: $(VENV)/.installed-test
 bench: $(VENV)/.installed-bench
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
+docs: export NO_MKDOCS_2_WARNING = 1
 docs: $(VENV)/.installed-docs
 	$(BIN)/mkdocs build --strict --quiet
 
 requirements: $(BIN)/python
 	$(BIN)/python scripts/make_requirements.py
+
+commands: $(VENV)/.installed-core
+	$(BIN)/python scripts/make_commands.py
 
 clean:
 	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -127,7 +127,7 @@ class _Broken(io.RawIOBase):
         self._given = False
 
     def read(self, size: int = -1) -> bytes:
-        if self._given:
+        if self._given or size < 0:
             raise ConnectionResetError("the source broke off")
         self._given = True
         return b"half of it"
