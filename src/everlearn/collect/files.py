@@ -120,7 +120,7 @@ def walk(root: str, exclude: tuple[str, ...] = (), *, with_stat: bool = True) ->
         try:
             entry = next(listing, None)
         except OSError as error:
-            yield refused(os.path.join(root, below), why(error))
+            yield refused(os.path.join(root, below.rstrip("/")), why(error))
             entry = None
         if entry is None:
             open_folders.pop()
@@ -226,6 +226,8 @@ def offer(entry: Entry, max_bytes: int | None) -> Found | Refused:
     """An image file, unread, or why not. Where the name does not say what it is, its first bytes do."""
     limit = MAX_BYTES if max_bytes is None else max_bytes
     name = unicodedata.normalize("NFC", entry.name)
+    if ending(name) in VIDEO_ENDINGS:
+        return refused(entry.path, "a video, where an image is needed")
     if ending(name) not in IMAGE_ENDINGS:
         kind = _sniff(entry.target)
         if not kind:
