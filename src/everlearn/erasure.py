@@ -26,6 +26,7 @@ from everlearn.collect.take import id_of
 from everlearn.errors import BadInput, Corrupt, EverlearnError, Missing
 from everlearn.files import change
 from everlearn.stages import care, data, prove, teach
+from everlearn.types import SILENT
 from everlearn.workspace import EVALUATIONS, Workspace, read_json, write_whole
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ def _erase(workspace: Workspace, ids: Sequence[SampleId], journal: Mapping[str, 
     if journal["knowing"]:
         notes.append(f"retired and removed: {', '.join(journal['knowing'])}")
     notes += [f"deploy again to replace the copy that still knows them: {place}" for place in sorted(places)]
-    care.doctor(workspace, _Silent(), deep=False)
+    care.doctor(workspace, SILENT, deep=False)
 
 
 def _files_of(workspace: Workspace, key: str) -> list[str]:
@@ -412,19 +413,3 @@ def _read(path: Path) -> dict[str, Any]:
     if body.get("format") != FORMAT:
         raise BadInput(f"{path} is no certificate.", "Give the file that forget wrote.")
     return body
-
-
-class _Silent:
-    """Progress that nobody sees."""
-
-    def say(self, message: str) -> None: ...
-
-    def task(self, name: str, total: int | None = None) -> _Silent:
-        return self
-
-    def __enter__(self) -> _Silent:
-        return self
-
-    def __exit__(self, *error: object) -> None: ...
-
-    def advance(self, steps: int = 1) -> None: ...

@@ -128,6 +128,28 @@ class ProgressTask(Protocol):
     def advance(self, steps: int = 1) -> None: ...
 
 
+class Silent:
+    """Progress that nobody sees."""
+
+    def say(self, message: str) -> None:
+        pass
+
+    def task(self, name: str, total: int | None = None) -> Silent:
+        return self
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def advance(self, steps: int = 1) -> None:
+        pass
+
+
+SILENT = Silent()
+
+
 class Store(Protocol):
     """Bytes by key. A key is a relative path with forward slashes, never with `..` in it."""
 

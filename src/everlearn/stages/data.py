@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from everlearn.catalog import labels, samples, versions
+from everlearn.catalog import labels, samples, turns, versions
 from everlearn.collect.options import SourceOptions
 from everlearn.collect.sources import open_source
 from everlearn.collect.take import Collected, take
@@ -96,6 +96,8 @@ def validate(workspace: Workspace, progress: Progress) -> Validated:
     result = Validated(judged.validated, dict(sorted(judged.quarantined.items())))
     wrong = _suspects(workspace, progress)
     _score(workspace, result, wrong)
+    with workspace.catalog.write() as tx:
+        turns.set_to(tx, "data_scores", {"scores": result.scores, "culprits": result.culprits})
     settings = workspace.config.gates
     targets = {name: getattr(settings, name) for name in gates.DATA_TARGETS if getattr(settings, name) is not None}
     found = gates.judge(result.scores, targets, {name: "there is nothing to score" for name in targets})
