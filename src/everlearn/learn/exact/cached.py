@@ -60,9 +60,10 @@ class Cached:
         if len(folds) and (folds.min() < 0 or folds.max() >= memory.folds):
             raise BadInput(f"a cached fold is outside 0 to {memory.folds - 1}.", "Use the folds of the memory.")
         names = memory.columns if memory.target is None else (ALL,)
-        found = np.zeros((memory.folds, len(names)), np.int64)
-        np.add.at(found, (folds, self.class_rows(names) if memory.target is None else 0), 1)
-        held = np.stack([memory.counts[name] for name in names], axis=1) if memory.samples else found * 0
+        columns = self.class_rows(names) if memory.target is None else np.zeros(len(folds), np.intp)
+        found = np.bincount(folds * len(names) + columns, minlength=memory.folds * len(names))
+        found = found.reshape(memory.folds, len(names))
+        held = np.stack([memory.counts[name] for name in names], axis=1) if memory.samples else np.zeros_like(found)
         if not np.array_equal(found, held):
             raise BadInput("the cached features are not those of the samples in memory.", "Run `everlearn doctor`.")
 

@@ -289,24 +289,25 @@ class ExactMemory:
     def save(self, path: Path, metadata: Mapping[str, Any] | None = None) -> None:
         """Write the file whole or not at all; metadata: small JSON, given back by `load`. Raises StoreFault."""
         counts = self.column_counts()
+        gram_kinds = [_kind(gram) for gram in self.gram]
+        sums_kinds = [smallest(int(s.min()), int(s.max())).str for s in (self.sums[name] for name in self.columns)]
         header = {
             "basis": self.basis_digest,
             "dimensions": self.dimensions,
             "folds": self.folds,
             "target": [self.target.low, self.target.high, self.target.step] if self.target else None,
             "columns": list(self.columns),
-            "digest": self.digest(),
             "metadata": dict(metadata or {}),
-            "gram": [_kind(gram) for gram in self.gram],
-            "sums": [smallest(int(s.min()), int(s.max())).str for s in (self.sums[name] for name in self.columns)],
+            "gram": gram_kinds,
+            "sums": sums_kinds,
         }
 
         def arrays() -> Iterator[NDArray[Any]]:
             yield counts
             yield self.squares
-            for name, kind in zip(self.columns, header["sums"], strict=True):
+            for name, kind in zip(self.columns, sums_kinds, strict=True):
                 yield self.sums[name].astype(kind)
-            for gram, kind in zip(self.gram, header["gram"], strict=True):
+            for gram, kind in zip(self.gram, gram_kinds, strict=True):
                 if kind:
                     yield from (piece.astype(kind) for piece in gram.upper())
 
@@ -328,9 +329,8 @@ class ExactMemory:
                 memory.counts[name] = counts[:, c].astype(np.int64)
             for gram, kind in zip(memory.gram, head["gram"], strict=True):
                 if kind:
-                    wide = np.dtype(np.int64 if kind == "<i8" else np.int32)
-                    gram.fill_upper((file.array(kind, size) for size in gram.sizes()), wide)
-        memory._digest = head["digest"]
+                    pieces = (file.array(kind, size) for size in gram.sizes())
+                    gram.fill_upper(pieces, np.dtype(np.int64 if kind == "<i8" else np.int32))
         return memory, head["metadata"]
 
 

@@ -229,7 +229,7 @@ def _solve_positive(system: Floats, right: Floats) -> Floats:
 
 
 def lda(weights: Floats, found: Moments) -> tuple[Floats, Floats] | None:
-    """Shared-covariance LDA with equal priors and shrinkage lambda: (D, C) weights and (C,) bias of its log-likelihoods.
+    """Shared-covariance LDA, equal priors, shrinkage lambda: (D, C) weights and (C,) bias of its log-likelihoods.
 
     With A = G + lambda I, W = A^-1 Q and the within-class scatter S = G - Q N^-1 Q^T, the matrix inversion lemma gives
     (S + lambda I)^-1 Q N^-1 = W (N - Q^T W)^-1, so the head costs one C x C system more than the ridge. (Hastie, Buja &

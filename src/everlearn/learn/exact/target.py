@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +52,7 @@ class RegressionTarget:
             raise BadInput(f"row {row}: {values[row]} is not within [{self.low}, {self.high}].", "Widen the range.")
         return steps.astype(np.int64)
 
-    def value(self, steps: NDArray[np.floating]) -> NDArray[np.float64]:
+    def value(self, steps: NDArray[Any]) -> NDArray[np.float64]:
         """Steps above low -> values, clipped to the range."""
         return np.clip(self.low + np.asarray(steps, np.float64) * self.step, self.low, self.high)
 

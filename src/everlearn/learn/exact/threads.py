@@ -16,7 +16,7 @@ from functools import cache
 from typing import TypeVar
 
 import scipy.linalg  # noqa: F401  its BLAS must be loaded before threadpoolctl looks for libraries
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
