@@ -119,6 +119,9 @@ def test_strengths_are_the_most_that_happens():
             rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
             box = erased[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
             assert (box == box[0, 0]).all()
+    big = noise(7, 300, 1300)  # of two strips
+    spread = Noise(0.1)(big, None, np.random.default_rng(1))[0].astype(float) - big
+    assert spread[:260].std() == pytest.approx(spread[280:].std(), rel=0.05)
     assert Brightness(1)(np.full((4, 4, 3), 250, np.uint8), None, np.random.default_rng(3))[0].max() <= 255
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ SET_ASIDE = "other_augmentation"
 
 JPEG_QUALITY = 95
 _BATCH = 64
-_THREADS = 4
+_THREADS = min(4, os.cpu_count() or 1)
 _PREVIEW_ROWS, _PREVIEW_COLUMNS, _PREVIEW_SIDE, _PREVIEW_GAP = 8, 6, 96, 4  # the last two in pixels
 
 

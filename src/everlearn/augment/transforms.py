@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
 import numpy as np
@@ -27,6 +27,10 @@ Points = NDArray[np.float64]
 
 BORDER = cv2.BORDER_REFLECT_101
 """What comes in from outside is mirrored at the border: no new edge, no new colour."""
+
+
+LEVELS = np.arange(256, dtype=np.float64)
+_STRIP = 1 << 20  # values
 
 
 class Transform(Protocol):
@@ -46,7 +50,7 @@ class Rotate:
         centre = ((width - 1) / 2, (height - 1) / 2)
         matrix = cv2.getRotationMatrix2D(centre, rng.uniform(-self.degrees, self.degrees), 1.0)  # (2, 3)
         turned = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=BORDER)
-        return _pixels(turned), None if points is None else points @ matrix[:, :2].T + matrix[:, 2]
+        return _plain(turned), None if points is None else points @ matrix[:, :2].T + matrix[:, 2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,7 @@ class Brightness:
     share: float
 
     def __call__(self, image: Image, points: Points | None, rng: np.random.Generator) -> tuple[Image, Points | None]:
-        return _pixels(image + 255 * rng.uniform(-self.share, self.share)), points
+        return _mapped(image, LEVELS + 255 * rng.uniform(-self.share, self.share)), points
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,7 @@ class Contrast:
 
     def __call__(self, image: Image, points: Points | None, rng: np.random.Generator) -> tuple[Image, Points | None]:
         mean = image.mean()
-        return _pixels(mean + (image - mean) * (1 + rng.uniform(-self.share, self.share))), points
+        return _mapped(image, mean + (LEVELS - mean) * (1 + rng.uniform(-self.share, self.share))), points
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +109,14 @@ class Noise:
     share: float
 
     def __call__(self, image: Image, points: Points | None, rng: np.random.Generator) -> tuple[Image, Points | None]:
-        sigma = 255 * rng.uniform(0, self.share)
-        return _pixels(image + sigma * rng.standard_normal(image.shape, dtype=np.float32)), points
+        sigma = np.float32(255 * rng.uniform(0, self.share))
+        noisy = np.empty_like(image)
+        rows = max(1, _STRIP // image[0].size)
+        for top in range(0, len(image), rows):  # in strips: a large image as float would take gigabytes
+            strip = image[top : top + rows]
+            values = rng.standard_normal(strip.shape, dtype=np.float32)
+            noisy[top : top + rows] = np.rint(strip + sigma * values).clip(0, 255)
+        return noisy, points
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +127,7 @@ class Blur:
 
     def __call__(self, image: Image, points: Points | None, rng: np.random.Generator) -> tuple[Image, Points | None]:
         sigma = rng.uniform(0, self.share) * min(image.shape[:2])
-        return _pixels(cv2.GaussianBlur(image, (0, 0), max(sigma, 1e-3), borderType=BORDER)), points
+        return _plain(cv2.GaussianBlur(image, (0, 0), max(sigma, 1e-3), borderType=BORDER)), points
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +203,10 @@ def generator(parent: SampleId, copy: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(int.from_bytes(seed, "big")))
 
 
-def _pixels(values: NDArray[np.generic]) -> Image:
-    if values.dtype == np.uint8:
-        return np.ascontiguousarray(values).astype(np.uint8, copy=False)
-    return np.rint(values).clip(0, 255).astype(np.uint8)  # type: ignore[call-overload]
+def _mapped(image: Image, values: NDArray[np.float64]) -> Image:
+    """values: (256,), what each level becomes; rounded and cut to 0-255."""
+    return _plain(cv2.LUT(image, np.rint(values).clip(0, 255).astype(np.uint8)))
+
+
+def _plain(image: NDArray[Any]) -> Image:
+    return np.ascontiguousarray(image, dtype=np.uint8)
