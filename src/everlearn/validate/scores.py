@@ -59,12 +59,12 @@ def class_balance(labels: Mapping[SampleId, str], most: int = MOST) -> Score:
         return Score(1.0)
     shares = np.array(sorted(counts.values())) / len(labels)
     value = float(-(shares * np.log(shares)).sum() / np.log(len(counts)))
-    even = len(labels) / len(counts)
+    even = len(labels) // len(counts)
     worst: list[SampleId] = []
     for label, number in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])):
         if number <= even or len(worst) >= most:
             break
-        worst += sorted(id_ for id_, own in labels.items() if own == label)[int(even) :]
+        worst += sorted(id_ for id_, own in labels.items() if own == label)[even:]
     return Score(min(1.0, value), tuple(worst[:most]))
 
 
@@ -84,8 +84,8 @@ def diversity(
     larger class the `sample` images with the lowest hash of their id are taken: so a class is not called dull for being
     large, and 60,000 images cost no more than 500 a class.
 
-    The default similarity belongs to `descriptor.describe`. With it, MNIST scores 0.87 and the hand signs 0.97; fifty
-    shots of one scene, shaken by 3 % and 3 degrees, score below 0.1.
+    The default similarity belongs to `descriptor.describe`. With it, MNIST scores 0.88 and the hand signs 0.95; fifty
+    shots of one scene, shaken by 3 % and 3 degrees, score 0.1 and less.
     """
     rows: dict[str, list[int]] = {}
     for row, label in enumerate(labels):

@@ -41,21 +41,8 @@ class Suspects:
         return 1.0 - float(self.wrong.mean()) if len(self.wrong) else 1.0
 
 
-def find_suspects(
-    labels: NDArray[np.integer], probabilities: NDArray[np.floating], *, least: float = 0.0, prune: Prune = "noise_rate"
-) -> dict[int, int]:
-    """Rows whose label is judged wrong, the least believed first -> the class they rather belong to.
-
-    As `judge`; least: only where the other class has at least this probability (0-1).
-    """
-    judged = judge(labels, probabilities, prune)
-    chances = np.asarray(probabilities)
-    pairs = ((int(row), int(judged.meant[row])) for row in judged.order)
-    return {row: meant for row, meant in pairs if chances[row, meant] >= least}
-
-
-def judge(labels: NDArray[np.integer], probabilities: NDArray[np.floating], prune: Prune = "noise_rate") -> Suspects:
-    """Judge labels. labels: (n,) integers in 0 ... c - 1; probabilities: (n, c) out of fold, rows summing to 1.
+def find(probabilities: NDArray[np.floating], labels: NDArray[np.integer], prune: Prune = "noise_rate") -> Suspects:
+    """Judge labels. probabilities: (n, c) out of fold, rows summing to 1; labels: (n,) integers in 0 ... c - 1.
 
     prune: which images make up the counted errors. `noise_rate` (as cleanlab's default): for each pair of classes those
     where the other class leads by most; `class`: for each class the least believed; `both`: who is in both.
@@ -63,7 +50,7 @@ def judge(labels: NDArray[np.integer], probabilities: NDArray[np.floating], prun
     go to the earlier row. Raises BadInput for shapes or values that do not fit.
     """
     chances, given = _checked(probabilities, labels)
-    joint = confident_joint(given, chances)
+    joint = confident_joint(chances, given)
     believed = chances[np.arange(len(given)), given]
     wrong = np.zeros(len(given), dtype=bool)
     for label in np.unique(given):
@@ -80,8 +67,8 @@ def judge(labels: NDArray[np.integer], probabilities: NDArray[np.floating], prun
     return Suspects(wrong, believed, chances.argmax(1) if chances.size else given, order)
 
 
-def confident_joint(given: NDArray[np.int64], chances: NDArray[np.float64]) -> NDArray[np.int64]:
-    """(n,), (n, c) -> (c, c): how many images carry the label of the row and belong to the class of the column.
+def confident_joint(chances: NDArray[np.float64], given: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n, c), (n,) -> (c, c): how many images carry the label of the row and belong to the class of the column.
 
     An image counts for the class whose threshold t_j = mean of p_j over the images labelled j it reaches (equation 1 of
     the paper), the most probable of several; then rows are scaled to the number of labels (equation 2).
