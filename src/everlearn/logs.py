@@ -38,11 +38,11 @@ GONE = "***"
 
 # --- secrets --------------------------------------------------------------------------------------------------------
 
-_SECRET = (  # noqa: S105 - words, no secret
+_SENSITIVE = (
     r"passw(?:or)?d|passphrase|pwd|secret|token|(?:api|access|private|account)[_-]?key|credential|authorization|signature"
     r"|cookie"
 )
-_SECRET_NAME = re.compile(_SECRET, re.IGNORECASE)
+_SECRET_NAME = re.compile(_SENSITIVE, re.IGNORECASE)
 _VALUE = r"\"[^\"]*\"|'[^']*'|(?!(?:bearer|basic)\b)[^\s,;&})\]\"']+"
 # Every repetition is bounded or stands at the end, so a long line takes linear time.
 _PATTERNS = tuple(
@@ -51,7 +51,7 @@ _PATTERNS = tuple(
         (r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)", GONE),
         (r"(://)[^\s\"'<>]{0,1000}@", rf"\1{GONE}@"),  # user:password@host; a password may hold slashes and at signs
         (r"\b(bearer|basic)(\s{1,4})[\w.~+/=-]{8,}", rf"\1\2{GONE}"),
-        (rf"((?:{_SECRET})[\w.-]{{0,40}}[\"']?\s{{0,4}}[:=]\s{{0,4}})(?:{_VALUE})", rf"\1{GONE}"),
+        (rf"((?:{_SENSITIVE})[\w.-]{{0,40}}[\"']?\s{{0,4}}[:=]\s{{0,4}})(?:{_VALUE})", rf"\1{GONE}"),
         (r"\b(?:A3T[A-Z0-9]|AKIA|ASIA|AGPA|AIDA|AROA|ANPA|ANVA)[A-Z0-9]{12,}\b", GONE),
         (r"\b(?:gh[opsur]_|github_pat_|glpat-|hf_|sk-|xox[abprs]-|AIza)[\w-]{10,}", GONE),
         (r"\beyJ[\w-]{8,2000}\.[\w-]{1,4000}\.[\w-]*", GONE),  # a JSON web token
