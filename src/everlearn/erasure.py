@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from everlearn import faults, registry
+from everlearn.augment.make import PREVIEW
 from everlearn.catalog import answers, labels, samples, snapshots, turns, versions
 from everlearn.catalog.tables import answer, evaluation, label_event, member, now, sample, version
 from everlearn.collect.take import id_of
@@ -88,7 +89,9 @@ def forget(workspace: Workspace, chosen: Selection, progress: Progress) -> Forgo
     matches."""
     resume(workspace, progress)
     if chosen.empty:
-        raise BadInput("Nothing was chosen to forget.", "Give --label, --sample, --camera, --source, --since or --until.")
+        raise BadInput(
+            "Nothing was chosen to forget.", "Give --label, --sample, --camera, --source, --since or --until."
+        )
     ids = _matching(workspace, chosen)
     if not ids:
         raise Missing("No sample matches.", "See: everlearn data")
@@ -134,7 +137,9 @@ def _matching(workspace: Workspace, chosen: Selection) -> list[SampleId]:
         where = [sa.true()]
         if chosen.label is not None:
             label = labels.cleaned(chosen.label, workspace.config)
-            said = sa.select(label_event.c.sample_id).where(label_event.c.label == label, sa.not_(label_event.c.revoked))
+            said = sa.select(label_event.c.sample_id).where(
+                label_event.c.label == label, sa.not_(label_event.c.revoked)
+            )
             where.append(sa.or_(sample.c.label == label, sample.c.id.in_(said)))
         if chosen.samples:
             where.append(sample.c.id.in_([samples.get(tx, id).id for id in chosen.samples]))
@@ -246,7 +251,7 @@ def _erase(workspace: Workspace, ids: Sequence[SampleId], journal: Mapping[str, 
         samples.erase(tx, ids)
         places = {row["path"] for row in versions.deployments(tx) if row["version"] in journal["knowing"]}
     faults.point("forget.rows_erased")
-    for key in spare:
+    for key in [*spare, PREVIEW]:
         workspace.store.remove(key)
     if journal["knowing"]:
         notes.append(f"retired and removed: {', '.join(journal['knowing'])}")
@@ -359,7 +364,9 @@ def _check_members(workspace: Workspace, body: Mapping[str, Any], check: Any) ->
         reduced = any(one.number >= then.number and one.reduced for one in _reduced(tx))
         intact = snapshots.digest(snapshots.members(tx, newest.number)) == newest.digest if newest else True
     if not reduced:
-        same = len(ids) == body.get("remaining") and commitment(str(body.get("salt", "")), ids) == body.get("commitment")
+        same = len(ids) == body.get("remaining") and commitment(str(body.get("salt", "")), ids) == body.get(
+            "commitment"
+        )
         check("remaining", same, "other samples remain than the certificate commits to")
     check("snapshot", intact, "the newest snapshot's members are not those of its digest")
 

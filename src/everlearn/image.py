@@ -139,6 +139,15 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BY
     return Decoded(pixels, header.format, captured_at, camera, header.animated, header.trailing)
 
 
+def stamp(data: bytes) -> tuple[datetime | None, str | None]:
+    """Capture time and camera as the file's header tells them, without decoding; (None, None) where it tells nothing."""
+    try:
+        _, captured_at, camera = _exif(_header(data).exif)
+    except BadImage:
+        return None, None
+    return captured_at, camera
+
+
 def format_of(data: bytes) -> Format:
     """The image format by its first bytes. Raises BadImage (`not_an_image`, `unsupported`)."""
     for start, found in _STARTS.items():

@@ -24,7 +24,9 @@ def turn(workspace: Workspace, progress: Progress, sources: Sequence[str] = (), 
     with workspace.catalog.write() as tx:
         done = Turn(turns.begin(tx))
 
-    done.came = stages.collect(workspace, [*workspace.config.collect.sources, *sources], progress, labels_from=labels_from)
+    done.came = stages.collect(
+        workspace, [*workspace.config.collect.sources, *sources], progress, labels_from=labels_from
+    )
     done.judged = stages.validate(workspace, progress)
     done.labelling = stages.label(workspace, progress)
 

@@ -30,7 +30,18 @@ EVALUATIONS = "model_updates/evaluations"
 EXPERIMENTS = "training_logs/experiments"
 METRICS = "training_logs/metrics"
 ERRORS = "training_logs/errors"
-FOLDERS = (COLLECTED, VALIDATED, QUARANTINED, AUGMENTED, VERSIONS, CHECKPOINTS, EVALUATIONS, EXPERIMENTS, METRICS, ERRORS)
+FOLDERS = (
+    COLLECTED,
+    VALIDATED,
+    QUARANTINED,
+    AUGMENTED,
+    VERSIONS,
+    CHECKPOINTS,
+    EVALUATIONS,
+    EXPERIMENTS,
+    METRICS,
+    ERRORS,
+)
 
 PRIVATE = ".everlearn"
 """Caches and the lock: nothing in here is needed to restore a workspace."""
@@ -87,9 +98,11 @@ class Workspace:
     @cached_property
     def store(self) -> Store:
         """Where the files lie."""
-        from everlearn.store import open_store
+        from everlearn.store import LocalStore, open_store
 
-        return open_store(self.config.store or str(self.root))
+        if self.config.store is None:
+            return LocalStore(self.root, sync=False)  # `files.change` flushes before each commit
+        return open_store(self.config.store)
 
     def private(self, name: str) -> Path:
         """A file for caches."""
@@ -112,7 +125,9 @@ class Workspace:
                 holder.unlink(missing_ok=True)
         except Timeout:
             who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
-            raise Busy(f"{who} is working on {self.root}.", f"Waited {wait:.0f} s; run again when it is done.") from None
+            raise Busy(
+                f"{who} is working on {self.root}.", f"Waited {wait:.0f} s; run again when it is done."
+            ) from None
         except OSError as error:
             if error.filename is None or str(self.root / PRIVATE) not in str(error.filename):
                 raise

@@ -36,7 +36,9 @@ def change(tx: Connection, id: str, **values: Any) -> None:
 def recent(tx: Connection, limit: int, version: str | None = None) -> list[dict[str, Any]]:
     """The newest answers, newest first."""
     query = sa.select(answer).order_by(answer.c.at.desc(), answer.c.id).limit(limit)
-    return [dict(r._mapping) for r in tx.execute(query if version is None else query.where(answer.c.version == version))]
+    return [
+        dict(r._mapping) for r in tx.execute(query if version is None else query.where(answer.c.version == version))
+    ]
 
 
 def of_content(tx: Connection, contents: Collection[SampleId]) -> list[dict[str, Any]]:
@@ -61,4 +63,6 @@ def report(tx: Connection, sample_id: SampleId, *, wrong: str | None, right: str
 
 def cases(tx: Connection) -> list[dict[str, Any]]:
     """All reported mistakes, oldest first."""
-    return [dict(r._mapping) for r in tx.execute(sa.select(regression).order_by(regression.c.at, regression.c.sample_id))]
+    return [
+        dict(r._mapping) for r in tx.execute(sa.select(regression).order_by(regression.c.at, regression.c.sample_id))
+    ]

@@ -24,9 +24,7 @@ class Database:
         try:
             self.engine = _engine(self.url)
         except ModuleNotFoundError as error:
-            raise NotInstalled(
-                f"The catalog {self} needs {error.name}.", "pip install 'everlearn[postgres]'"
-            ) from None
+            raise NotInstalled(f"The catalog {self} needs {error.name}.", "pip install 'everlearn[postgres]'") from None
         except NoSuchModuleError as error:
             raise BadConfig(f"catalog: {error}.", "Use sqlite:///FILE or postgresql+psycopg://…") from None
 
@@ -62,7 +60,9 @@ class Database:
         if current == head:
             return
         if current is not None and current > (head or ""):
-            raise Corrupt(f"The catalog {self} is of revision {current}, newer than this Everlearn.", "Upgrade Everlearn.")
+            raise Corrupt(
+                f"The catalog {self} is of revision {current}, newer than this Everlearn.", "Upgrade Everlearn."
+            )
         with self.write() as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")

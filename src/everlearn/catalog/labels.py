@@ -149,5 +149,3 @@ def undo(tx: Connection, id: SampleId) -> str | None:
     tx.execute(label_event.update().where(label_event.c.id == last).values(revoked=True))
     settle(tx, [id])
     return samples.get(tx, id).label
-
-

@@ -114,7 +114,9 @@ def table(rows: list[list[Any]], head: list[str] | None = None) -> list[str]:
     if not shown:
         return []
     widths = [max(width(row[i]) for row in shown) for i in range(len(shown[0]))]
-    lines = ["  ".join(cell + " " * (w - width(cell)) for cell, w in zip(row, widths, strict=True)).rstrip() for row in shown]
+    lines = [
+        "  ".join(cell + " " * (w - width(cell)) for cell, w in zip(row, widths, strict=True)).rstrip() for row in shown
+    ]
     if head:
         lines.insert(1, "  ".join("─" * w for w in widths))
     return lines
@@ -124,4 +126,6 @@ def width(text: str) -> int:
     """Columns that a text takes on a terminal."""
     import unicodedata
 
-    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 0 if unicodedata.combining(char) else 1 for char in text)
+    return sum(
+        2 if unicodedata.east_asian_width(char) in "WF" else 0 if unicodedata.combining(char) else 1 for char in text
+    )

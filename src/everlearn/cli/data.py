@@ -58,7 +58,9 @@ def init(
     backbone: Annotated[str, typer.Option(help="Where features come from: patches, onnx:FILE, features.")] = "patches",
     git: Annotated[bool, typer.Option("--git", help="Also make it a Git repository, with models in Git LFS.")] = False,
     catalog: Annotated[str | None, typer.Option(help="Database URL; default: catalog.db in the workspace.")] = None,
-    store: Annotated[str | None, typer.Option(help="Where files lie, such as s3://bucket/prefix; default: here.")] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Where files lie, such as s3://bucket/prefix; default: here.")
+    ] = None,
 ) -> Answer:
     """Make a workspace: the folder tree, the catalog, and a commented everlearn.yaml."""
     from everlearn.config import parse
@@ -128,7 +130,9 @@ def release(context: Context, ids: Annotated[list[str], typer.Argument(metavar="
 def label(
     context: Context,
     words: Annotated[list[str] | None, typer.Argument(metavar="[ID LABEL]", help="A sample and its label.")] = None,
-    auto: Annotated[bool, typer.Option("--auto", help="Label by the model what it is sure of; queue the rest.")] = False,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Label by the model what it is sure of; queue the rest.")
+    ] = False,
     undo: Annotated[str | None, typer.Option(metavar="ID", help="Take back the last word on a sample.")] = None,
     history: Annotated[str | None, typer.Option(metavar="ID", help="Who or what said which label, and when.")] = None,
 ) -> Answer:
@@ -153,9 +157,13 @@ def label(
             return Answer({"labelled": done.labelled, "queued": done.queued}, lines)
         if undo is not None:
             now = person.undo(workspace, undo)
-            return Answer({"labelled": 0, "queued": _queued(workspace), "label": now}, [f"The label is now {now or '-'}."])
+            return Answer(
+                {"labelled": 0, "queued": _queued(workspace), "label": now}, [f"The label is now {now or '-'}."]
+            )
         if words is None or len(words) != 2:
-            raise BadInput("label takes a sample's id and a label.", "Quote a label with blanks: everlearn label ID 'a b'")
+            raise BadInput(
+                "label takes a sample's id and a label.", "Quote a label with blanks: everlearn label ID 'a b'"
+            )
         person.say(workspace, words[0], words[1])
     return Answer({"labelled": 1, "queued": _queued(workspace)}, [f"Labelled {words[0]} {words[1]}."])
 
@@ -173,7 +181,9 @@ def review(
     if sys.stdin.isatty() and not context.obj.json:
         answered = _ask(workspace, waiting, context.obj)
     queued = _queued(workspace)
-    rows = [[one.id, one.queue_reason, one.label or "-", one.suspect or "-", _where(workspace, one.key)] for one in waiting]
+    rows = [
+        [one.id, one.queue_reason, one.label or "-", one.suspect or "-", _where(workspace, one.key)] for one in waiting
+    ]
     lines = [f"Answered {answered}; {queued} wait."] if answered else table(
         rows, ["sample", "why", "label", "rather", "file"]
     )  # fmt: skip
@@ -257,7 +267,9 @@ def features(
     workspace = opened(context)
     with workspace.lock():
         rows, dimensions = stages.features(workspace, out, context.obj)
-    return Answer({"rows": rows, "dimensions": dimensions, "path": str(out)}, [f"{rows} rows of {dimensions} in {out}."])
+    return Answer(
+        {"rows": rows, "dimensions": dimensions, "path": str(out)}, [f"{rows} rows of {dimensions} in {out}."]
+    )
 
 
 dataset = typer.Typer(help="Immutable versions of the data.", no_args_is_help=True, rich_markup_mode=None)
@@ -322,8 +334,10 @@ def dataset_export(
         chosen = snapshots.get(tx, snapshot) if snapshot else snapshots.latest(tx)
     if chosen is None:
         raise Missing("There is no snapshot yet.", "Make one: everlearn dataset build")
-    export(workspace, chosen, out, form.value, context.obj)
-    return Answer({**_snapshot(chosen), "path": str(out)}, [f"Wrote {chosen.samples} samples to {out}."])
+    done = export(workspace, chosen, out, form.value, context.obj)
+    pointers = [str(path) for path in done.pointers]
+    lines = [f"Wrote {done.samples} samples to {out}."] + [f"git add {path}" for path in pointers]
+    return Answer({**_snapshot(chosen), "samples": done.samples, "path": str(out), "pointers": pointers}, lines)
 
 
 def _snapshot(one: Any) -> dict[str, Any]:

@@ -70,7 +70,9 @@ def compare(
     found = stages.compare(workspace, a, b, context.obj)
     low, high = found.interval
     lines = [
-        f"{b} is {found.verdict} than {a}." if found.verdict in ("better", "worse") else f"{b} and {a}: {found.verdict}.",
+        f"{b} is {found.verdict} than {a}."
+        if found.verdict in ("better", "worse")
+        else f"{b} and {a}: {found.verdict}.",
         f"difference {found.difference:+.4f}, interval {low:+.4f} to {high:+.4f}, p = {found.p_value:.3g}, {found.n} images",
     ]
     if found.needed:
@@ -161,7 +163,9 @@ def models_list(
 
 
 @models.command("show")
-def models_show(context: Context, model: Annotated[str | None, typer.Argument(help="Alias or version.")] = None) -> Answer:
+def models_show(
+    context: Context, model: Annotated[str | None, typer.Argument(help="Alias or version.")] = None
+) -> Answer:
     """One version: its card, its scores, its licence, where it lies."""
     from everlearn import registry
     from everlearn.catalog import versions

@@ -72,6 +72,8 @@ def detect(path: Path, options: SourceOptions) -> LabelsFrom:
     may be days and cameras, so it counts as labelled only where its sides (train and test) have the same classes."""
     if path.is_file():
         return _BY_ENDING.get(ending(path.name)) or _by_pattern(options)
+    if is_there(path / "everlearn_export.json"):  # our own exports tell everything in their index.csv
+        return "csv"
     if any(is_there(path / name) for name in YAML_NAMES) or _has(path / "labels", "txt"):
         return "yolo"
     if coco_files(path):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from everlearn.types import Progress
     from everlearn.workspace import Workspace
 
-BATCH = 128
+BATCH = 512
 MOST_REFUSALS = 10_000
 """Refusals listed; more are counted."""
 

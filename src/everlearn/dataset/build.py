@@ -50,14 +50,15 @@ def build(workspace: Workspace, scores: Mapping[str, Any] | None = None) -> Snap
         members = list(current(tx, workspace.config))
         if not members:
             raise BadInput(
-                "No sample is labelled, so there is nothing to build.", "Collect with --labels-from, or: everlearn label"
+                "No sample is labelled, so there is nothing to build.",
+                "Collect with --labels-from, or: everlearn label",
             )
         return snapshots.build(tx, members, scores)
 
 
 def current(tx: Connection, config: Config, *, suspects: bool = False) -> Iterator[Member]:
     """What a snapshot taken now would hold, in order of id; with `suspects` also labels that are held wrong."""
-    inside = sample.c.status.in_(("labelled", "learned"))
+    inside: sa.ColumnElement[bool] = sample.c.status.in_(("labelled", "learned"))
     if suspects:
         inside = sa.or_(inside, sa.and_(sample.c.queue_reason == SUSPECT, sample.c.label.is_not(None)))
     for batch in samples.batches(tx, inside):

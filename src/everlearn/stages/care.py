@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from everlearn.augment.make import PREVIEW
 from everlearn.catalog import answers, samples, snapshots, turns, versions
 from everlearn.catalog.tables import answer, evaluation, sample
 from everlearn.collect.take import id_of
@@ -134,13 +135,17 @@ def _strays(workspace: Workspace, progress: Progress, health: Health) -> dict[Sa
     strays: dict[SampleId, list[str]] = {}
     with progress.task("doctor") as task:
         for folder in DATA:
-            for batch in _batched(k for k in workspace.store.keys(folder) if not k.endswith("/.gitkeep")):
+            for batch in _batched(key for key in workspace.store.keys(folder) if not _ours(key)):
                 health.checked += len(batch)
                 for key in sorted(set(batch) - _named(workspace, batch)):
                     with workspace.store.open(key) as file:
                         strays.setdefault(id_of(file.read()), []).append(key)
                 task.advance(len(batch))
     return strays
+
+
+def _ours(key: str) -> bool:
+    return key == PREVIEW or key.endswith("/.gitkeep")
 
 
 def _named(workspace: Workspace, keys: Collection[str]) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 NAMED = 20
 """Images named for each score that they pull down."""
-Side = judging.Side
 
 
 def collect(
@@ -100,7 +99,7 @@ def validate(workspace: Workspace, progress: Progress) -> Validated:
         turns.set_to(tx, "data_scores", {"scores": result.scores, "culprits": result.culprits})
     settings = workspace.config.gates
     targets = {name: getattr(settings, name) for name in gates.DATA_TARGETS if getattr(settings, name) is not None}
-    found = gates.judge(result.scores, targets, {name: "there is nothing to score" for name in targets})
+    found = gates.judge(result.scores, targets, dict.fromkeys(targets, "there is nothing to score"))
     result.gates = {name: gate.to_json() for name, gate in found.items()}
     for name, gate in found.items():
         if not gate.passed:
@@ -116,7 +115,7 @@ def decide_duplicates(workspace: Workspace, without: Collection[SampleId] = ()) 
     return sum(judging.decide_duplicates(workspace, _side(workspace), without).values())
 
 
-def _side(workspace: Workspace) -> Side:
+def _side(workspace: Workspace) -> Callable[[str], str]:
     return lambda group: side_of(group, workspace.config.dataset)
 
 
@@ -126,7 +125,7 @@ def _suspects(workspace: Workspace, progress: Progress) -> dict[SampleId, str] |
     Judged anew on everything labelled, suspects among it, so it depends on the data alone. None where the task has no
     classes, or nothing can be held out.
     """
-    from everlearn.validate.suspects import find_suspects
+    from everlearn.validate.suspects import find
 
     members = teach.pool(workspace)
     originals = [one for one in members if one.parent is None]
@@ -142,8 +141,9 @@ def _suspects(workspace: Workspace, progress: Progress) -> dict[SampleId, str] |
     classes = {name: column for column, name in enumerate(found.head.classes)}
     rows = [row for row, one in enumerate(originals) if one.label in classes and np.isfinite(table[row]).all()]
     given = np.array([classes[originals[row].label] for row in rows])
-    judged = find_suspects(given, table[rows], least=workspace.config.validate_.suspect_confidence)
-    wrong = {originals[rows[at]].id: found.head.classes[better] for at, better in judged.items()}
+    judged = find(table[rows], given)
+    sure = table[rows].max(axis=1) >= workspace.config.validate_.suspect_confidence
+    wrong = {originals[rows[at]].id: found.head.classes[judged.meant[at]] for at in judged.order if sure[at]}
     _hold(workspace, wrong, {one.id for one in learnable})
     return wrong
 
@@ -182,32 +182,22 @@ def _score(workspace: Workspace, result: Validated, wrong: Mapping[SampleId, str
     """The scores of DESIGN §7 over everything that is labelled, each with the images that pull it down."""
     from everlearn.validate import scores
 
-    ids: list[SampleId] = []
-    names: list[str] = []
-    qualities: list[float] = []
-    for batch in judging.labelled(workspace):
-        ids += [one.id for one in batch]
-        names += [one.label or "" for one in batch]
-        qualities += [one.quality if one.quality is not None else 0.0 for one in batch]
-    if not ids:
-        result.scores = {"quality": None, "label_accuracy": None, "diversity": None, "class_balance": None}
+    labelled = {one.id: one for batch in judging.labelled(workspace) for one in batch}
+    result.scores = {"quality": None, "label_accuracy": None, "diversity": None, "class_balance": None}
+    if not labelled:
         return
     classify = workspace.config.task == "classify"
-    quality = scores.quality(ids, qualities)
-    diversity = scores.diversity(ids, names if classify else ["all"] * len(ids), lambda some: judging.descriptors(workspace, some))
-    balance = scores.class_balance(ids, names) if classify else None
-    result.scores = {
-        "quality": quality.value,
-        "label_accuracy": None if wrong is None else 1 - len(wrong) / len(ids),
-        "diversity": diversity.value,
-        "class_balance": balance.value if balance else None,
+    classes = {id: (one.label or "") if classify else "all" for id, one in labelled.items()}
+    found = {
+        "quality": scores.quality({id: one.quality or 0.0 for id, one in labelled.items()}),
+        "diversity": scores.diversity(*judging.described(workspace, classes)),
     }
-    result.culprits = {
-        "quality": list(quality.worst[:NAMED]),
-        "label_accuracy": sorted(wrong or {})[:NAMED],
-        "diversity": list(diversity.worst[:NAMED]),
-        "class_balance": list(balance.worst[:NAMED]) if balance else [],
-    }
+    if classify:
+        found["class_balance"] = scores.class_balance(classes)
+    if wrong is not None:
+        found["label_accuracy"] = scores.Score(1 - len(wrong) / len(labelled), tuple(sorted(wrong)))
+    result.scores.update({name: score.value for name, score in found.items()})
+    result.culprits = {name: list(score.worst[:NAMED]) for name, score in found.items()}
 
 
 # label, augment, features
@@ -215,7 +205,9 @@ def _score(workspace: Workspace, result: Validated, wrong: Mapping[SampleId, str
 
 def label(workspace: Workspace, progress: Progress) -> Labelling:
     """Label what the model is sure of; the rest waits for a person, most informative first."""
-    return automatic.automatic(workspace, _sure(workspace, progress) if workspace.config.label.automatic else None, progress)
+    return automatic.automatic(
+        workspace, _sure(workspace, progress) if workspace.config.label.automatic else None, progress
+    )
 
 
 def _sure(workspace: Workspace, progress: Progress) -> Sure | None:

@@ -113,7 +113,18 @@ class Evaluated:
     def lines(self) -> list[str]:
         v = self.values
         lines = [f"{v['model']} on {v['images']} test images:"]
-        for name in ("accuracy", "precision", "recall", "f1", "ece", "mae", "mse", "r2", "forgetting", "backward_transfer"):
+        for name in (
+            "accuracy",
+            "precision",
+            "recall",
+            "f1",
+            "ece",
+            "mae",
+            "mse",
+            "r2",
+            "forgetting",
+            "backward_transfer",
+        ):
             if v.get(name) is not None:
                 low, high = v["intervals"].get(name) or (None, None)
                 lines.append(f"  {name:18}{v[name]:.4f}" + (f"   ({low:.4f} to {high:.4f})" if low is not None else ""))
@@ -227,7 +238,13 @@ def _test(workspace: Workspace, model: Answerer, members: Sequence[Member], prog
 def _compared(workspace: Workspace, champion: _Test, candidate: _Test, look: int) -> Comparison:
     settings = workspace.config.gates
     cameras = [one.camera for one in candidate.members]
-    common = {"cameras": cameras, "groups": candidate.groups, "margin": settings.margin, "alpha": settings.alpha, "look": look}
+    common = {
+        "cameras": cameras,
+        "groups": candidate.groups,
+        "margin": settings.margin,
+        "alpha": settings.alpha,
+        "look": look,
+    }
     if champion.error is not None and candidate.error is not None:
         return comparing.compare_errors(champion.error, candidate.error, **common)  # type: ignore[arg-type]
     labels = [one.label for one in candidate.members]
@@ -248,7 +265,9 @@ def _cases(workspace: Workspace, model: Answerer, progress: Progress) -> dict[st
             continue
         answer, right = said[case["sample_id"]], case["right"]
         if answer.value is not None:
-            found[case["sample_id"]] = right is None or abs(answer.value - float(right)) <= max(step, 0.05 * abs(float(right)))
+            found[case["sample_id"]] = right is None or abs(answer.value - float(right)) <= max(
+                step, 0.05 * abs(float(right))
+            )
         else:
             found[case["sample_id"]] = answer.label == right if right is not None else answer.label != case["wrong"]
     return found
@@ -353,7 +372,7 @@ def _data(workspace: Workspace) -> tuple[list[DataScore], dict[str, Any]]:
     values = kept.get("scores", {})
     settings = workspace.config.gates
     targets = {name: getattr(settings, name) for name in gates.DATA_TARGETS if getattr(settings, name) is not None}
-    return scores, gates.judge(values, targets, {name: "there was nothing to score" for name in targets})
+    return scores, gates.judge(values, targets, dict.fromkeys(targets, "there was nothing to score"))
 
 
 def _pixels(workspace: Workspace, ids: Sequence[SampleId]) -> dict[SampleId, Any]:
@@ -376,7 +395,10 @@ def _keep(
         versions.evaluated(
             tx, version.name, values, snapshot=version.snapshot, champion=rival.name if rival else None, report_key=key
         )
-        facts = {**(version.metrics or {}), **{n: values.get(n) for n in ("accuracy", "precision", "recall", "f1", "mae", "r2")}}
+        facts = {
+            **(version.metrics or {}),
+            **{n: values.get(n) for n in ("accuracy", "precision", "recall", "f1", "mae", "r2")},
+        }
         versions.change(tx, version.name, metrics={name: value for name, value in facts.items() if value is not None})
     where = workspace.config.store or str(workspace.root)
     return f"{where}/{key}"

@@ -18,14 +18,14 @@ from everlearn.dataset.build import build, current
 from everlearn.errors import BadInput
 from everlearn.learn.exact.cached import Cached
 from everlearn.learn.exact.fit import AUTO_LABEL, Fitted, fit
-from everlearn.learn.live import FILE, LiveMemory, Moved, learnable
+from everlearn.learn.live import FILE, LiveMemory, Moved
 from everlearn.types import LearnReport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+
+    from everlearn.model.basis import Basis
 
     from everlearn.catalog.versions import Version
-    from everlearn.model.basis import Basis
     from everlearn.types import Member, Progress, Snapshot
     from everlearn.workspace import Workspace
 
@@ -114,7 +114,11 @@ def learn(workspace: Workspace, progress: Progress, reason: str = "learned") -> 
     memory.save(snapshot)
     with workspace.catalog.write() as tx:
         snapshots.mark_learned(tx, snapshot.number)
-    details = {"head": found.head.kind, "alpha": found.alpha, "accuracy_out_of_fold": found.accuracies.get(found.head.kind)}
+    details = {
+        "head": found.head.kind,
+        "alpha": found.alpha,
+        "accuracy_out_of_fold": found.accuracies.get(found.head.kind),
+    }
     report = _report(moved, began, memory.memory.digest(), found.digest, snapshot, details)
     return _register(workspace, memory, found, snapshot, report, reason), report
 
@@ -123,7 +127,9 @@ def _report(
     moved: Moved, began: float, memory: str | None, model: str | None, snapshot: Snapshot, details: dict[str, Any]
 ) -> LearnReport:
     seconds = time.monotonic() - began
-    return LearnReport(LEARNER, moved.added, moved.removed, seconds, memory, model, {"snapshot": snapshot.digest, **details})
+    return LearnReport(
+        LEARNER, moved.added, moved.removed, seconds, memory, model, {"snapshot": snapshot.digest, **details}
+    )
 
 
 def _register(
@@ -215,7 +221,9 @@ def _card(
 def _card_text(card: dict[str, Any]) -> str:
     lines = [f"# {card['name']}", "", "| | |", "| --- | --- |"]
     for key, value in card.items():
-        shown = ", ".join(map(str, value[:50])) + (" …" if len(value) > 50 else "") if isinstance(value, list) else value
+        shown = (
+            ", ".join(map(str, value[:50])) + (" …" if len(value) > 50 else "") if isinstance(value, list) else value
+        )
         lines.append(f"| {key.replace('_', ' ')} | {str(shown).replace('|', chr(92) + '|')} |")
     return "\n".join(lines) + "\n"
 
@@ -250,5 +258,3 @@ def _most_memory() -> int:
     """Bytes of memory that this process has needed at most."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak if sys.platform == "darwin" else peak * 1024)
-
-

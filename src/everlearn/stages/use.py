@@ -46,14 +46,21 @@ def predict(
     name, answer = _model(workspace, model)
     for batch in _batches(paths, progress):
         read = [(path, data, image.decode(data).pixels) for path, data, error in batch if not error]
-        found = dict(zip([path for path, *_ in read], answer([pixels for *_, pixels in read]), strict=True)) if read else {}
+        found = (
+            dict(zip([path for path, *_ in read], answer([pixels for *_, pixels in read]), strict=True)) if read else {}
+        )
         ids = _record(workspace, name, read, found, camera) if record and workspace is not None else {}
         for path, _, error in batch:
             if error:
                 yield {"path": path, "label": None, "confidence": None, "error": error}
                 continue
             one = found[path]
-            said = {"path": path, "label": one.label, "confidence": round(one.confidence, 6), "scores": dict(one.scores)}
+            said = {
+                "path": path,
+                "label": one.label,
+                "confidence": round(one.confidence, 6),
+                "scores": dict(one.scores),
+            }
             yield said | ({"value": one.value} if one.value is not None else {}) | ({"id": ids[path]} if ids else {})
 
 
@@ -179,7 +186,9 @@ def deploy(workspace: Workspace, model: str | None, to: str | None) -> Deployed:
         past = versions.deployments(tx)
     if to is None:
         if not past:
-            raise BadInput("It was never deployed, so there is no place to deploy it to.", "Say --to DIR or --to s3://…")
+            raise BadInput(
+                "It was never deployed, so there is no place to deploy it to.", "Say --to DIR or --to s3://…"
+            )
         to = past[-1]["path"].rpartition("/")[0]
     return copy_to(workspace, version, to, registry.card(workspace, version))
 

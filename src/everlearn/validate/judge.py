@@ -27,6 +27,7 @@ from everlearn.image import BadImage, decode
 from everlearn.validate.descriptor import describe
 from everlearn.validate.duplicates import Known, Prints, fingerprint, thin_out
 from everlearn.validate.quality import Quality, QualityLimits, examine, small_grey
+from everlearn.validate.scores import sampled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     Side = Callable[[str], str]
 
-BATCH = 128
+BATCH = 256
 THREADS = 4
 
 
@@ -131,7 +132,7 @@ def _image(workspace: Workspace, data: bytes) -> dict[str, Any]:
         "measured": _measured(found),
         "hash": print_.hash.to_bytes(8, "big"),
         "thumbnail": print_.thumb,
-        "descriptor": describe(decoded.pixels).astype("<f2").tobytes(),
+        "descriptor": describe(grey).astype("<f2").tobytes(),
         "refusal": first.reason if first else None,
         "refusal_value": float(first.value) if first else None,
         "refusal_limit": float(first.limit) if first else None,
@@ -205,18 +206,28 @@ def _thumbs(workspace: Workspace) -> Callable[[Sequence[SampleId]], NDArray[np.u
     return fetch
 
 
-def descriptors(workspace: Workspace, ids: Collection[SampleId]) -> Mapping[SampleId, NDArray[np.float32]]:
-    """What the diversity score compares."""
-    found = {}
+def described(
+    workspace: Workspace, classes: Mapping[SampleId, str]
+) -> tuple[list[SampleId], list[str], NDArray[np.float32]]:
+    """(ids, classes, descriptors) of what the diversity score looks at: of a large class not all."""
+    ids = sampled(classes)
+    found: dict[SampleId, NDArray[np.float32]] = {}
     with workspace.catalog.read() as tx:
         for chunk in samples.chunks(ids):
             query = sa.select(sample.c.id, sample.c.descriptor).where(sample.c.id.in_(chunk))
-            found.update((r.id, np.frombuffer(r.descriptor, "<f2").astype(np.float32)) for r in tx.execute(query) if r.descriptor)
-    return found
+            rows = (row for row in tx.execute(query) if row.descriptor)
+            found.update((row.id, np.frombuffer(row.descriptor, "<f2").astype(np.float32)) for row in rows)
+    known = [id for id in ids if id in found]
+    table = np.stack([found[id] for id in known]) if known else np.zeros((0, 1), np.float32)
+    return known, [classes[id] for id in known], table
 
 
 def labelled(workspace: Workspace) -> Iterator[list[Sample]]:
     """Samples that count for the data set's scores: labelled or learned, not augmented."""
-    where = sa.and_(sample.c.status.in_(("labelled", "learned", "queued")), sample.c.label.is_not(None), sample.c.parent_id.is_(None))
+    where = sa.and_(
+        sample.c.status.in_(("labelled", "learned", "queued")),
+        sample.c.label.is_not(None),
+        sample.c.parent_id.is_(None),
+    )
     with workspace.catalog.read() as tx:
         yield from samples.batches(tx, where)
