@@ -134,7 +134,7 @@ def _carry_out(workspace: Workspace, journal: dict[str, Any], progress: Progress
 def _matching(workspace: Workspace, chosen: Selection) -> list[SampleId]:
     """Ids of what is chosen, with what was augmented from it."""
     with workspace.catalog.read() as tx:
-        where = [sa.true()]
+        where: list[sa.ColumnElement[bool]] = [sa.true()]
         if chosen.label is not None:
             label = labels.cleaned(chosen.label, workspace.config)
             said = sa.select(label_event.c.sample_id).where(

@@ -60,7 +60,7 @@ class Decision(Result):
     """What to do with a candidate, and why. code: `why_{code}` in `words` is the sentence that `details` completes."""
 
     outcome: Literal["promote", "hold"]
-    code: Literal["gates", "first", "not_compared", "worse", "undecided", "harm", "reported", "better", "not_worse"]
+    code: Literal["gates", "first", "not_compared", "worse", "undecided", "harm", "reported", "better", "not_worse", "champion"]
     details: Mapping[str, str] = field(default_factory=dict)
 
     def why(self, lang: Lang) -> str:

@@ -33,8 +33,10 @@ _THREADS = 4
 class Basis(Protocol):
     """The fixed map from an image to int8 features; `model.basis.Basis` is one."""
 
+    spec: str
     digest: str
     dimensions: int
+    licence: str
 
     def phi(self, images: Sequence[Image]) -> NDArray[np.int8]: ...
 

@@ -166,7 +166,7 @@ def _hold(workspace: Workspace, wrong: Mapping[SampleId, str], learning: set[Sam
         there = {one.id: one for batch in samples.batches(tx, sample.c.suspect.is_not(None)) for one in batch}
         there.update(samples.some(tx, list(wrong)))
         hold = workspace.config.validate_.hold_suspects
-        rows = []
+        rows: list[dict[str, Any]] = []
         for id, one in sorted(there.items()):
             suspect = wrong.get(id) if one.label_by not in labels.PEOPLE else None
             queued = hold and suspect is not None and id in learning

@@ -172,7 +172,7 @@ def evaluate(workspace: Workspace, model: str | None, progress: Progress) -> Eva
     found = gates.judge({**figures, **_costs(version)}, _targets(workspace))
     decision = gates.decide(found, comparison, cases, first=champion is None)
     if champion is not None and champion.name == version.name and not gates.failed(found):
-        decision = gates.Decision("promote", "it is the champion, and passes its gates")
+        decision = gates.Decision("promote", "champion")
     report = _report(workspace, version, test, found, decision, comparison, past, names, cases, progress)
     values = {
         "model": version.name,
@@ -188,7 +188,7 @@ def evaluate(workspace: Workspace, model: str | None, progress: Progress) -> Eva
         "gates": {name: gate.to_json() for name, gate in found.items()},
         "regressions": cases,
         "comparison": comparison.to_json() if comparison else None,
-        "decision": {"outcome": decision.outcome, "reason": decision.reason},
+        "decision": decision.to_json(),
         "memory_digest": version.memory_digest,
         "model_digest": version.model_digest,
     }
@@ -226,8 +226,9 @@ def _test(workspace: Workspace, model: Answerer, members: Sequence[Member], prog
     groups, cameras = [there[id].group_key for id in ids], [there[id].camera for id in ids]
     if workspace.config.task == "regress":
         wanted = np.array([float(one.label) for one in members])
-        metrics = regression(wanted, table[:, 0], cameras=cameras, ids=ids, groups=groups)
-        error = np.abs(table[:, 0] - wanted)
+        values = table[:, 0].astype(np.float64)
+        metrics = regression(wanted, values, cameras=cameras, ids=ids, groups=groups)
+        error = np.abs(values - wanted)
         return _Test(list(members), groups, metrics, error <= workspace.config.learn.target.step, error)
     labels = [one.label for one in members]
     said = [model.classes[column] for column in table.argmax(axis=1)]
@@ -385,8 +386,8 @@ def _keep(
     workspace: Workspace, version: Version, report: Report, values: Mapping[str, Any], rival: Version | None
 ) -> str:
     """Store the report and the evaluation; returns where the report is."""
-    stem = render_model_name(*(int(part) for part in version.name[1:].split(".")), now(), "html")  # type: ignore[arg-type]
-    key = f"{EVALUATIONS}/evaluation_{stem.removeprefix('model_')}"
+    major, minor = (int(part) for part in version.name[1:].split("."))
+    key = f"{EVALUATIONS}/evaluation_{render_model_name(major, minor, now(), 'html').removeprefix('model_')}"
     texts = {".html": render_html(report), ".ko.html": render_html(report, "ko"), ".json": render_json(report)}
     for ending, text in texts.items():
         workspace.store.put(key.removesuffix(".html") + ending, io.BytesIO(text.encode()))

@@ -22,7 +22,6 @@ from everlearn.learn.live import FILE, LiveMemory, Moved
 from everlearn.types import LearnReport
 
 if TYPE_CHECKING:
-
     from everlearn.model.basis import Basis
 
     from everlearn.catalog.versions import Version

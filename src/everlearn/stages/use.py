@@ -110,7 +110,8 @@ def _record(
     camera: str | None,
 ) -> dict[str, str]:  # fmt: skip
     """Keep answers, and their images, so that feedback can make samples of them."""
-    rows, ids = [], {}
+    rows: list[dict[str, Any]] = []
+    ids: dict[str, str] = {}
     for path, data, _ in read:
         one = found[path]
         ids[path] = secrets.token_hex(8)
