@@ -19,8 +19,8 @@ from everlearn.learn.exact.cached import Cached
 from everlearn.learn.exact.head import softmax
 from everlearn.learn.exact.solve import lowest
 
-TEMPERATURES = tuple(10.0 ** (k / 40) for k in range(-160, 216))
-"""Fixed grid, 6 % apart: from 10^-4 to 2.4 * 10^5."""
+TEMPERATURES = tuple(10.0 ** (k / 40) for k in range(-160, 361))
+"""Fixed grid, 6 % apart: from 10^-4 to 10^9 (LDA's scores are large where samples are few)."""
 _SCORES = 2**24
 """Scores that fit the search for a temperature; of more, every k-th row is taken."""
 _STARTS = 4
