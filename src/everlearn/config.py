@@ -96,7 +96,9 @@ class Dataset(Section):
     validation: float = Field(
         0.1, ge=0, lt=1, description="Share for choosing between networks; the exact memory needs none and learns it."
     )
-    group_minutes: float = Field(5, gt=0, description="Images of one camera in the same bucket stay together.")
+    group_minutes: float = Field(
+        5, ge=0, description="Images of one camera in the same bucket of so many minutes stay together; 0: each alone."
+    )
     balance: Literal["none", "over", "under", "weights"] = Field(
         "none", description="What a trained network does about uneven classes: sample over, under, or weight the loss."
     )

@@ -267,7 +267,7 @@ def _reports_of(tx: Connection, name: str) -> list[str]:
     """Reports show pictures of mistakes: those of a model that knew forgotten samples go with it."""
     keys = [row["report_key"] for row in versions.evaluations(tx, name) if row["report_key"]]
     tx.execute(evaluation.update().where(evaluation.c.version == name).values(report_key=None))
-    return [other for key in keys for other in (key, key.removesuffix(".html") + ".json")]
+    return [key.removesuffix(".html") + ending for key in keys for ending in (".html", ".ko.html", ".json")]
 
 
 def _certify(workspace: Workspace, journal: Mapping[str, Any], after: str | None) -> Path:

@@ -6,8 +6,8 @@ import json
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
-import click
 import typer
 
 from everlearn.cli import data, models, wheel
@@ -15,6 +15,7 @@ from everlearn.cli.console import Answer, Console
 from everlearn.errors import EverlearnError
 
 OURS = 70
+_click: Any = sys.modules[typer.BadParameter.__mro__[1].__module__]  # Typer's own copy of click, or click itself
 INTERRUPTED = 130
 
 EPILOG = "Exit codes: 0 done, 1 the answer is no, 2 bad input, 70 a fault of Everlearn, 130 interrupted."
@@ -57,13 +58,13 @@ def run(arguments: list[str]) -> int:
         command = typer.main.get_command(app)
         answer = command.main(arguments, prog_name="everlearn", standalone_mode=False)
         return console.answer(answer) if isinstance(answer, Answer) else int(answer or 0)
-    except click.exceptions.Exit as end:
+    except typer.Exit as end:
         return end.exit_code
-    except click.exceptions.Abort:
+    except typer.Abort:
         return _interrupted(wants_json)
-    except click.UsageError as error:
+    except _click.UsageError as error:
         return _usage(error, wants_json)
-    except click.ClickException as error:
+    except _click.ClickException as error:
         return console.error(EverlearnError(error.format_message()))
     except EverlearnError as error:
         return console.error(error)
@@ -95,7 +96,7 @@ def global_first(arguments: list[str]) -> list[str]:
     return front + rest
 
 
-def _usage(error: click.UsageError, wants_json: bool) -> int:
+def _usage(error: Any, wants_json: bool) -> int:
     message = error.format_message()
     hint = f"See: {error.ctx.command_path} --help" if error.ctx else "See: everlearn --help"
     if wants_json:

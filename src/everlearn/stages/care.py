@@ -221,9 +221,16 @@ def _models(workspace: Workspace, health: Health) -> None:
         if not one.retired and one.key not in present:
             health.lost.append(f"the file of model {one.name} is gone; learn again")
     for key in list(workspace.store.keys(EVALUATIONS)):
-        if "/evaluation_" in key and key.rpartition(".")[0] + ".html" not in reports:
+        name = key.rpartition("/")[2]
+        if name.startswith("evaluation_") and _report_key(key) not in reports:
             workspace.store.remove(key)
             health.mended.append(f"removed {key}, which belongs to no evaluation")
+
+
+def _report_key(key: str) -> str:
+    """The report that a file belongs to: `evaluation_v1.0_20250704` with .html, .ko.html or .json."""
+    folder, _, name = key.rpartition("/")
+    return f"{folder}/{name.removesuffix('.html').removesuffix('.json').removesuffix('.ko')}.html"
 
 
 def _memory(workspace: Workspace, health: Health) -> None:

@@ -1,0 +1,33 @@
+"""Everlearn keeps a vision model learning after it is deployed.
+
+Few names, and nothing heavy is imported until it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from everlearn.config import Config
+    from everlearn.learn.exact.memory import ExactMemory
+    from everlearn.workspace import Workspace
+
+__all__ = ["Config", "ExactMemory", "Workspace", "__version__"]
+
+_WHERE = {
+    "Config": "everlearn.config",
+    "ExactMemory": "everlearn.learn.exact.memory",
+    "Workspace": "everlearn.workspace",
+}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("everlearn")
+    if name in _WHERE:
+        return getattr(import_module(_WHERE[name]), name)
+    raise AttributeError(f"module 'everlearn' has no attribute {name!r}")
