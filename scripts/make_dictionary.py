@@ -21,10 +21,13 @@ from sklearn.cluster import MiniBatchKMeans
 SEED = 20250704
 IMAGES, SIZE = 3000, 48
 PATCH = 6  # pixels
-COMPONENTS = 64  # of the 108 of a colour patch that are kept by the whitening
+COMPONENTS = 63  # of the 108 of a colour patch that are kept by the whitening
 FILTERS = 800
 PATCHES = 200_000
 SHAPES = 400  # leaves in an image
+CONTRAST = 10.0  # added to a patch's variance, in squared grey levels: flat patches stay quiet
+NOISE = 0.1  # added to the whitening's eigenvalues
+BASIS_LIMIT = 511  # |weight| of the whitening: 108 products with 8-bit pixels stay below 2**24
 LIMIT = 63  # |weight|: two products of a 7-bit weight with an 8-bit pixel fit the 16 bits that AVX2 sums them in
 
 
@@ -86,3 +89,58 @@ def patches(images: NDArray[np.uint8], count: int, rng: np.random.Generator) -> 
     columns = x[:, None] + np.arange(PATCH)
     taken = images[which[:, None, None], rows[:, :, None], columns[:, None, :]]
     return taken.reshape(count, -1).astype(np.float64)
+
+
+def whitening(taken: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Patches -> (COMPONENTS, 108) whitening directions of contrast-normalised patches, and the patches in them.
+
+    A patch and its negative are counted as equally likely, so the mean is zero and no offset has to be stored.
+    """
+    centred = taken - taken.mean(1, keepdims=True)
+    normal = centred / np.sqrt((centred**2).mean(1, keepdims=True) + CONTRAST)
+    values, vectors = np.linalg.eigh(normal.T @ normal / len(normal))
+    order = np.argsort(-values)[:COMPONENTS]
+    basis = vectors[:, order] / np.sqrt(values[order] + NOISE)
+    basis *= np.sign(basis[np.abs(basis).argmax(0), np.arange(COMPONENTS)])  # eigenvectors' signs are arbitrary
+    return basis.T, normal @ basis
+
+
+def clusters(white: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Spherical k-means: (FILTERS, COMPONENTS), each of length 1."""
+    unit = (white / (np.linalg.norm(white, axis=1, keepdims=True) + 1e-8)).astype(np.float32)
+    found = MiniBatchKMeans(FILTERS, batch_size=4096, n_init=1, max_iter=60, random_state=0).fit(unit).cluster_centers_
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+def zero_sum(basis: NDArray[np.float64], limit: int) -> NDArray[np.int16]:
+    """Rounded to integers of at most `limit` with one common scale, each row summing to 0: no answer to flat colour."""
+    scaled = basis * (limit / np.abs(basis).max())
+    rounded = np.rint(scaled)
+    for row, wanted in zip(rounded, scaled, strict=True):
+        left = int(row.sum())
+        nearest = np.argsort(-np.sign(left) * (row - wanted))[: abs(left)]
+        row[nearest] -= np.sign(left)
+    return rounded.astype(np.int16)
+
+
+def main() -> None:
+    ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ask.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "src/everlearn/model/patches.npz")
+    out = ask.parse_args().out
+    rng = np.random.default_rng(SEED)
+    basis, white = whitening(patches(dead_leaves(IMAGES, SIZE, rng), PATCHES, rng))
+    filters = clusters(white)
+    whole = zero_sum(basis, BASIS_LIMIT)
+    scale = np.abs(filters).max(1)
+    np.savez_compressed(
+        out,
+        basis=whole.reshape(COMPONENTS, PATCH, PATCH, 3),  # weights on pixels, in units of basis_scale
+        basis_scale=np.float64(np.abs(basis).max() / BASIS_LIMIT),
+        filters=np.rint(filters / scale[:, None] * LIMIT).astype(np.int8),  # weights on whitened components
+        filter_scale=(scale / LIMIT).astype(np.float32),
+    )
+    print(f"{out}: {out.stat().st_size} bytes, {FILTERS} filters of {PATCH}x{PATCH}")
+
+
+if __name__ == "__main__":
+    main()

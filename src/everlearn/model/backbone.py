@@ -1,0 +1,112 @@
+"""Backbones by their spec: `patches`, `onnx:FILE`, `features`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from everlearn.errors import BadConfig, BadInput, NotInstalled
+from everlearn.model.graph import Graph
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from everlearn.types import Image
+
+LATER = ("timm", "torchvision", "keras", "yolo")
+
+
+class GraphBackbone(Protocol):
+    """A backbone that can be written into a graph; `patches.Patches` is one.
+
+    size: side of its square input in pixels, 0 for rows of numbers. dimensions: width of a feature vector.
+    length: Euclidean length of a feature vector as the graph gives it. batch: images at a time.
+    input: dtype and shape of one prepared image.
+    """
+
+    spec: str
+    licence: str
+    size: int
+    dimensions: int
+    length: float
+    batch: int
+
+    @property
+    def digest(self) -> str: ...
+    @property
+    def input(self) -> tuple[type[np.generic], tuple[int, ...]]: ...
+    def prepare(self, images: Sequence[Image]) -> NDArray[Any]: ...
+    def build(self, graph: Graph, images: str) -> str:
+        """Prepared images -> (N, dimensions) float32 of whole numbers."""
+        ...
+
+
+class Rows:
+    """Feature vectors that were computed elsewhere: each is brought to length 1, missing columns are 0."""
+
+    spec = "features"
+    licence = "none: rows of numbers, no weights"
+    size = 0
+    dimensions = 16384
+    length = 8192.0
+    batch = 64
+    digest = "rows 1, of length 8192, up to 16384 columns"
+
+    @property
+    def input(self) -> tuple[type[np.generic], tuple[int, ...]]:
+        return np.float32, (self.dimensions,)
+
+    def prepare(self, images: Sequence[Image]) -> NDArray[np.float32]:
+        """(N,) vectors -> (N, 16384). Raises BadInput for images, for more columns and for numbers that are none."""
+        found = np.zeros((len(images), self.dimensions), np.float32)
+        for slot, given in zip(found, images, strict=True):
+            row = np.asarray(given)
+            if row.ndim != 1 or row.dtype.kind not in "iuf":
+                raise BadInput("The backbone `features` takes rows of numbers.", "For images set backbone: patches")
+            if len(row) > self.dimensions:
+                raise BadInput(f"A row has {len(row)} columns.", f"At most {self.dimensions}.")
+            if not np.isfinite(row).all():
+                raise BadInput(
+                    "A row holds a number that is none (NaN or infinite).", "Fill it in, or leave the row out."
+                )
+            largest = np.abs(row).max(initial=0)  # division first: a square of 1e30 is infinite in float32
+            slot[: len(row)] = row / (largest or 1)
+        return found
+
+    def build(self, graph: Graph, images: str) -> str:
+        return unit(graph, images, self.length)
+
+
+def unit(graph: Graph, features: str, length: float) -> str:
+    """(N, d) of any numbers -> whole numbers, every row about `length` long; a row of zeros stays so."""
+    wide = graph.cast(features, np.float64)
+    total = graph.add("ReduceSum", graph.add("Mul", wide, wide), np.array([1]), keepdims=1)
+    scale = graph.add("Div", np.float64(length), graph.add("Sqrt", graph.add("Max", total, np.float64(1e-30))))
+    return graph.add("Round", graph.cast(graph.add("Mul", wide, scale), np.float32))
+
+
+def load_backbone(spec: str, *, base: Path | None = None) -> GraphBackbone:
+    """The backbone that a spec names. base: the folder that a relative FILE is looked for in.
+
+    Raises BadConfig for an unknown name, Missing where a file is not there, BadInput where it is no model,
+    NotInstalled for names whose library is needed.
+    """
+    from everlearn.model.external import load_onnx
+    from everlearn.model.patches import Patches
+
+    kind, _, rest = spec.partition(":")
+    if spec == "patches":
+        return Patches()
+    if spec == "features":
+        return Rows()
+    if kind == "onnx" and rest:
+        return load_onnx(spec, base)
+    if kind in LATER:
+        raise NotInstalled(
+            f"backbone {spec} needs `{kind}`, which this version of Everlearn does not call yet.",
+            "Export the network to ONNX and set backbone: onnx:FILE",
+        )
+    raise BadConfig(f"backbone is {spec!r}.", "Choose patches, features or onnx:FILE.")

@@ -1,0 +1,212 @@
+"""The bundle: one ONNX file from an image tensor to class probabilities, or to a number, and what serves it."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import onnx
+
+from everlearn.errors import BadInput, Corrupt, Missing, StoreFault
+from everlearn.model import pixels
+from everlearn.model.backbone import Rows
+from everlearn.model.basis import INPUT
+from everlearn.model.graph import in_batches, session, threads
+from everlearn.types import Prediction
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from everlearn.model.basis import Basis
+    from everlearn.types import Image
+
+FORMAT = "everlearn 1"
+PROBABILITIES, VALUE = "probabilities", "value"
+TOLERANCE = 1e-3  # of a probability; of a value as a share of its range
+MOST_NAMED = 10  # classes in an answer
+_KEY = "everlearn."  # before the names of our metadata
+
+
+class Target(Protocol):
+    """A regression's range and step."""
+
+    low: float
+    high: float
+    step: float
+
+
+class Head(Protocol):
+    """scores = phi @ weights + bias; `learn.exact.head.Head` is one. weights (D, C), bias (C,), float32."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def weights(self) -> NDArray[np.float32]: ...
+    @property
+    def bias(self) -> NDArray[np.float32]: ...
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def target(self) -> Target | None: ...
+    def probabilities(self, phi: NDArray[Any]) -> NDArray[np.float32]: ...
+    def values(self, phi: NDArray[Any]) -> NDArray[np.float64]: ...
+
+
+def export_head(basis: Basis, head: Head, path: Path, *, card: Mapping[str, Any] | None = None) -> None:
+    """Write basis and head as one ONNX file, after checking it against the Python result on generated images.
+
+    Raises BadInput where the head is not of this basis, Corrupt where file and Python disagree, StoreFault.
+    """
+    if head.weights.shape[0] != basis.dimensions:
+        raise BadInput(
+            f"The head takes {head.weights.shape[0]} features, the basis gives {basis.dimensions}.", "Learn again."
+        )
+    model = _model(basis, head)
+    onnx.helper.set_model_props(model, _metadata(basis, head, card or {}))
+    data = model.SerializeToString()
+    check_bundle(OnnxModel(data), basis, head)
+    _write(Path(path), data)
+
+
+def check_bundle(model: OnnxModel, basis: Basis, head: Head, images: Sequence[Image] | None = None) -> float:
+    """The largest difference between the file's answers and Python's; images: generated ones by default.
+
+    Raises Corrupt where it is beyond TOLERANCE.
+    """
+    images = probes(basis) if images is None else images
+    phi = basis.phi(images)
+    found = model.table(images)
+    if head.target is None:
+        worst = float(np.abs(found - head.probabilities(phi)).max(initial=0))
+    else:
+        worst = float(np.abs(found[:, 0] - head.values(phi)).max(initial=0)) / (head.target.high - head.target.low)
+    if not worst <= TOLERANCE:
+        raise Corrupt(f"The exported model differs from the Python result by {worst:.2g}.", "Report this.")
+    return worst
+
+
+def probes(basis: Basis) -> list[Image]:
+    """Six generated images of several sizes, or rows."""
+    rng = np.random.default_rng(0)
+    if not basis.input_size:
+        return [rng.normal(size=width).astype(np.float32) for width in (1, 7, 64, 1000)]  # type: ignore[misc]
+    shapes = ((1, 1), (28, 28), (64, 64), (100, 37), (240, 320), (500, 500))
+    return [
+        np.kron(rng.integers(0, 256, (-(-h // 8), -(-w // 8), 3)), np.ones((8, 8, 1)))[:h, :w].astype(np.uint8)
+        for h, w in shapes
+    ]
+
+
+def _model(basis: Basis, head: Head) -> onnx.ModelProto:
+    graph, phi = basis.start()
+    x = graph.cast(phi, np.float32)
+    if head.target is None:
+        scores = graph.add("Add", graph.add("MatMul", x, head.weights.astype(np.float32)), head.bias.astype(np.float32))
+        scores = graph.add("Div", scores, np.float32(head.temperature))
+        graph.output(PROBABILITIES, graph.add("Softmax", scores, axis=1), np.float32, ["N", len(head.classes)])
+    else:
+        scores = graph.add("Add", graph.add("MatMul", x, head.weights.astype(np.float32)), head.bias.astype(np.float32))
+        steps = graph.add("Mul", graph.cast(scores, np.float64), np.float64(head.target.step))
+        value = graph.add("Add", steps, np.float64(head.target.low))
+        value = graph.add("Max", graph.add("Min", value, np.float64(head.target.high)), np.float64(head.target.low))
+        graph.output(VALUE, graph.cast(value, np.float32), np.float32, ["N", 1])
+    return graph.model()
+
+
+def _metadata(basis: Basis, head: Head, card: Mapping[str, Any]) -> dict[str, str]:
+    found = {
+        "format": FORMAT,
+        "task": "classify" if head.target is None else "regress",
+        "classes": json.dumps(list(head.classes)),
+        "input_size": str(basis.input_size),
+        "preprocessing": f"RGB, uint8, N x {basis.input_size} x {basis.input_size} x 3: {pixels.RULE}"
+        if basis.input_size
+        else "rows of numbers, each divided by its largest absolute value, filled up with zeros",
+        "batch": str(basis.backbone.batch),
+        "backbone": basis.spec,
+        "basis_digest": basis.digest,
+        "licence": basis.licence,
+        "card": json.dumps(dict(card), default=str, ensure_ascii=False),
+    }
+    return {_KEY + name: value for name, value in found.items()}
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Whole or not at all."""
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise StoreFault(f"{path} cannot be written: {error.strerror or error}.", "Free the disk.") from None
+
+
+class OnnxModel:
+    """A bundle, served without any workspace.
+
+    classes: in the order of the columns, () for regression. card: as it was exported. basis_digest, licence: its own.
+    """
+
+    def __init__(self, source: Path | bytes) -> None:
+        """source: the file or its bytes. Raises Missing, StoreFault, BadInput where it is no bundle."""
+        name = "The model" if isinstance(source, bytes) else str(source)
+        self._session = session(source if isinstance(source, bytes) else _read(Path(source)), name)
+        facts = self._session.get_modelmeta().custom_metadata_map
+        if facts.get(_KEY + "format") != FORMAT:
+            raise BadInput(f"{name} is not a model that Everlearn exported.", "Give a file that `models export` wrote.")
+        try:
+            self.classes = tuple(str(one) for one in json.loads(facts[_KEY + "classes"]))
+            self.card: dict[str, Any] = json.loads(facts[_KEY + "card"])
+            self.size, self.batch = int(facts[_KEY + "input_size"]), max(1, int(facts[_KEY + "batch"]))
+            self.basis_digest, self.licence = facts[_KEY + "basis_digest"], facts[_KEY + "licence"]
+            self.metadata = {key.removeprefix(_KEY): value for key, value in facts.items()}
+            if not 0 <= self.size <= 4096 or self._session.get_inputs()[0].name != INPUT:
+                raise ValueError
+        except (KeyError, ValueError, TypeError):
+            raise Corrupt(f"{name} is damaged: its description cannot be read.", "Export it again.") from None
+
+    def prepare(self, images: Sequence[Image]) -> NDArray[Any]:
+        """(N,) images of any size -> the graph's input."""
+        return pixels.prepare(images, self.size) if self.size else Rows().prepare(images)
+
+    def table(self, images: Sequence[Image], *, workers: int | None = None) -> NDArray[np.float32]:
+        """(N,) images -> (N, C) probabilities, or (N, 1) values for regression."""
+
+        def work(part: Sequence[Image]) -> NDArray[np.float32]:
+            return self._session.run(None, {INPUT: self.prepare(part)})[0]
+
+        parts = list(in_batches(work, images, self.batch, workers or threads()))
+        return np.concatenate(parts) if parts else np.zeros((0, max(1, len(self.classes))), np.float32)
+
+    def predict(self, images: Sequence[Image]) -> list[Prediction]:
+        """The most probable classes of each image, at most ten; or its value."""
+        return [self._prediction(row) for row in self.table(images)]
+
+    def _prediction(self, row: NDArray[np.float32]) -> Prediction:
+        if not self.classes:
+            return Prediction(None, 1.0, {}, float(row[0]))
+        best = np.argsort(-row, kind="stable")[:MOST_NAMED]
+        return Prediction(
+            self.classes[best[0]], float(row[best[0]]), {self.classes[column]: float(row[column]) for column in best}
+        )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise Missing(f"{path} is not there.", "Give the path of an exported model.") from None
+    except OSError as error:
+        raise StoreFault(f"{path} cannot be read: {error.strerror or error}.", "Check the file.") from None

@@ -1,0 +1,233 @@
+"""`onnx:FILE` backbones: any image network whose graph gives a feature vector.
+
+`onnx:mobilenet.onnx?mean=127.5&std=127.5&output=features1280`: what the graph does not say stands behind the question
+mark. mean, std: one number or three, on pixels of 0-255, so that x = (pixel - mean) / std (ImageNet's by default).
+size: side in pixels, where the graph leaves it open (224). output: the feature tensor's name (by default the last
+output that has two dimensions, or four of which the last two are 1). bgr=1: channels in OpenCV's order.
+licence: the weights' licence, which is written into every bundle.
+
+Float features may differ between machines in the last bits; on one machine an image's features never depend on its
+neighbours, because every image is run alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
+
+import numpy as np
+import onnx
+from onnx import compose, version_converter
+
+from everlearn.errors import BadConfig, BadInput, Missing
+from everlearn.model import pixels
+from everlearn.model.backbone import unit
+from everlearn.model.graph import OPSET, Graph, session
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from everlearn.types import Image
+
+WEIGHTS = "EVERLEARN_WEIGHTS"
+OPTIONS = ("size", "mean", "std", "output", "bgr", "licence")
+IMAGENET_MEAN, IMAGENET_STD = "123.675,116.28,103.53", "58.395,57.12,57.375"
+PREFIX = "backbone_"
+MOST_BYTES = 1 << 31  # protobuf's own limit
+
+
+class Onnx:
+    """A network from a file, run one image at a time."""
+
+    length = 8192.0
+    batch = 1
+
+    def __init__(self, spec: str, model: onnx.ModelProto, file_digest: str, options: dict[str, str]) -> None:
+        """Raises BadInput where the graph is not one from an image to a vector."""
+        self.spec = spec
+        self.licence = options.get("licence", "not stated: see the weights' own licence")
+        self.output, self.size, self._mean, self._std, self._bgr = _settings(spec, model, options)
+        self._model = _prefixed(spec, model, self.output)
+        self._input = self._model.graph.input[0].name
+        self.dimensions = self._width()
+        about = f"onnx 1|{file_digest}|{self.output}|{self.size}|{self._mean}|{self._std}|{self._bgr}|{pixels.RULE}"
+        self.digest = hashlib.sha256(about.encode()).hexdigest()
+
+    @property
+    def input(self) -> tuple[type[np.generic], tuple[int, ...]]:
+        return np.uint8, (self.size, self.size, 3)
+
+    def prepare(self, images: Sequence[Image]) -> NDArray[np.uint8]:
+        """(N,) images -> (N, size, size, 3)."""
+        return pixels.prepare(images, self.size)
+
+    def build(self, graph: Graph, images: str) -> str:
+        """(N, size, size, 3) uint8 -> (N, dimensions) float32 of whole numbers, 8192 long."""
+        return unit(graph, self._network(graph, images), self.length)
+
+    def _network(self, graph: Graph, images: str) -> str:
+        """(N, size, size, 3) uint8 -> (N, dimensions) float32: the network's own numbers."""
+        x = graph.cast(images, np.float32)
+        x = graph.add("Div", graph.add("Sub", x, np.float32(self._mean)), np.float32(self._std))
+        if self._bgr:
+            x = graph.add("Gather", x, np.array([2, 1, 0]), axis=3)
+        x = graph.add("Transpose", x, perm=[0, 3, 1, 2])
+        graph.opset = max(graph.opset, _opset(self._model))
+        graph.nodes.append(onnx.helper.make_node("Identity", [x], [self._input]))
+        graph.nodes.extend(self._model.graph.node)
+        graph.constants.extend(self._model.graph.initializer)
+        return graph.reshape(PREFIX + self.output, 0, -1)
+
+    def _width(self) -> int:
+        """Numbers that the network gives for one image. Raises BadInput where it cannot run."""
+        graph = Graph()
+        dtype, shape = self.input
+        found = self._network(graph, graph.input("images", dtype, ["N", *shape]))
+        graph.output("features", found, np.float32, ["N", "D"])
+        runs = session(graph.model(), self.spec)
+        try:
+            return int(runs.run(None, {"images": np.zeros((1, *shape), np.uint8)})[0].shape[1])
+        except Exception as error:
+            reason = str(error).splitlines()[0][:200]
+            raise BadInput(f"{self.spec} does not run on one {self.size}x{self.size} image: {reason}", _HELP) from None
+
+
+_HELP = "Name the feature tensor and the size: onnx:FILE?output=NAME&size=224"
+
+
+def load_onnx(spec: str, base: Path | None = None) -> Onnx:
+    """Raises Missing where the file is not there, BadConfig for an unknown option, BadInput where it is no model."""
+    name, _, query = spec.removeprefix("onnx:").partition("?")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    unknown = sorted(set(options) - set(OPTIONS))
+    if unknown:
+        raise BadConfig(f"backbone {spec}: unknown option {unknown[0]}.", f"Known: {', '.join(OPTIONS)}.")
+    path = _find(name, base)
+    if path.stat().st_size > MOST_BYTES:
+        raise BadInput(f"{name} is larger than an ONNX file can be.", "Check the file.")
+    data = path.read_bytes()
+    try:
+        model = onnx.load_model_from_string(data)
+        onnx.checker.check_model(model)
+    except Exception as error:  # protobuf's and the checker's errors share no base class
+        reason = (str(error).splitlines() or ["no protobuf"])[0][:200]
+        raise BadInput(f"{name} is not an ONNX model: {reason}", "Export it again.") from None
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        raise BadInput(
+            f"{name} keeps its weights in other files.", "Save it as one file (onnx.save, no external data)."
+        )
+    return Onnx(spec, model, hashlib.sha256(data).hexdigest(), options)
+
+
+def _find(name: str, base: Path | None) -> Path:
+    folders = [Path(os.environ[WEIGHTS])] if os.environ.get(WEIGHTS) else []
+    folders.append(base or Path())
+    for folder in folders:
+        if (folder / name).is_file():
+            return folder / name
+    looked = " and ".join(str(folder) for folder in folders)
+    raise Missing(
+        f"The backbone's file {name} is not in {looked}.",
+        f"Put it there, or set {WEIGHTS} to the folder that holds it.",
+    )
+
+
+def _settings(
+    spec: str, model: onnx.ModelProto, options: dict[str, str]
+) -> tuple[str, int, tuple[float, ...], tuple[float, ...], bool]:
+    """(output, size, mean, std, bgr) from the options and, where these are silent, the graph."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    shape = _shape(inputs[0]) if len(inputs) == 1 else []
+    if len(shape) != 4 or shape[1] not in (3, 0) or inputs[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+        given = ", ".join(f"{value.name} {_shape(value)}" for value in inputs)
+        raise BadInput(f"{spec}: the graph's input must be N x 3 x H x W floats; it has {given}.", "Export it so.")
+    try:
+        size = int(options.get("size", 0)) or max(shape[2:]) or 224
+        mean = _three(options.get("mean", IMAGENET_MEAN))
+        std = _three(options.get("std", IMAGENET_STD))
+        if not 8 <= size <= 2048 or min(std) <= 0:
+            raise ValueError("size must be 8 to 2048, and std above 0")
+    except ValueError as error:
+        raise BadConfig(f"backbone {spec}: {error}.", "Example: onnx:FILE?size=224&mean=127.5&std=127.5") from None
+    if any(side not in (0, size) for side in shape[2:]):
+        raise BadInput(f"{spec}: the graph takes {shape[2]}x{shape[3]} pixels.", "Only squares of its own size.")
+    return _output(spec, model, options.get("output")), size, mean, std, options.get("bgr", "0") == "1"
+
+
+def _output(spec: str, model: onnx.ModelProto, wanted: str | None) -> str:
+    made = {name for node in model.graph.node for name in node.output}
+    if wanted is not None:
+        if wanted not in made:
+            raise BadConfig(f"backbone {spec}: the graph has no tensor {wanted}.", "Look at it with Netron.")
+        return wanted
+    flat = [value.name for value in model.graph.output if _is_flat(_shape(value)) and value.name in made]
+    if not flat:
+        raise BadInput(f"{spec}: no output of the graph is a vector.", _HELP)
+    return flat[-1]
+
+
+def _is_flat(shape: list[int]) -> bool:
+    return len(shape) == 2 or (len(shape) == 4 and shape[2:] == [1, 1])
+
+
+def _shape(value: onnx.ValueInfoProto) -> list[int]:
+    """Sides, 0 where the graph leaves one open."""
+    return [side.dim_value for side in value.type.tensor_type.shape.dim]
+
+
+def _three(text: str) -> tuple[float, ...]:
+    numbers = tuple(float(part) for part in text.split(","))
+    if len(numbers) not in (1, 3) or not np.isfinite(numbers).all():
+        raise ValueError(f"{text} must be one number or three")
+    return numbers * (3 // len(numbers))
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return max((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), default=0)
+
+
+def _prefixed(spec: str, model: onnx.ModelProto, output: str) -> onnx.ModelProto:
+    """The part of the graph that gives `output`, at our operator set or above, its names marked as the backbone's."""
+    foreign = [one.domain for one in model.opset_import if one.domain not in ("", "ai.onnx")]
+    used = {node.domain for node in model.graph.node} - {"", "ai.onnx"}
+    if used & set(foreign):
+        raise BadInput(f"{spec}: operators of {sorted(used)} are not supported.", "Export with plain ONNX operators.")
+    try:
+        if _opset(model) < OPSET:
+            model = version_converter.convert_version(model, OPSET)
+        found = compose.add_prefix(model, PREFIX)
+    except Exception as error:
+        reason = (str(error).splitlines() or ["?"])[0][:200]
+        raise BadInput(f"{spec} cannot be brought to operator set {OPSET}: {reason}", "Export it again.") from None
+    return _pruned(found, PREFIX + output)
+
+
+def _pruned(model: onnx.ModelProto, output: str) -> onnx.ModelProto:
+    """Without nodes and weights that `output` does not need."""
+    needed, keep = {output}, []
+    for node in reversed(model.graph.node):
+        if needed & set(node.output):
+            keep.append(node)
+            needed |= _reads(node)
+    weights = [tensor for tensor in model.graph.initializer if tensor.name in needed]
+    names = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in names]
+    del model.graph.node[:], model.graph.initializer[:], model.graph.input[:]
+    model.graph.node.extend(reversed(keep))
+    model.graph.initializer.extend(weights)
+    model.graph.input.extend(inputs)
+    return model
+
+
+def _reads(node: Any) -> set[str]:
+    found = set(node.input)
+    for attribute in node.attribute:
+        for inner in (attribute.g, *attribute.graphs):
+            for one in inner.node:
+                found |= _reads(one)
+    return found
