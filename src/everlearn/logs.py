@@ -133,12 +133,20 @@ class _Lines(logging.Handler):
         return fields
 
 
+def nameless(text: str) -> str:
+    """The text without paths and quoted words, which may name people; ids stay."""
+    return re.sub(r"'[^']*'|\"[^\"]*\"|\S*[/\\]\S*", "…", text)
+
+
 def _describe(error: BaseException) -> dict[str, Any]:
+    """An expected error needs no traceback, and its message names files: both are left out of the log."""
+    if isinstance(error, EverlearnError):
+        message = redact(nameless(str(error)))
+        return {"type": type(error).__name__, "code": error.code, "message": message, "traceback": ""}
     lines = traceback.format_exception(error)
-    code = error.code if isinstance(error, EverlearnError) else "fault"
     return {
         "type": type(error).__name__,
-        "code": code,
+        "code": "fault",
         "message": redact(str(error)),
         "traceback": redact("".join(lines)),
     }

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from everlearn.catalog.tables import sample, sighting
+from everlearn.catalog.tables import sample, sighting, suppressed
 from everlearn.errors import BadInput, Missing
 from everlearn.types import STATUSES, SampleId, Status
 
@@ -152,9 +152,11 @@ def restate(tx: Connection, ids: Collection[SampleId]) -> None:
 
 
 def counts(tx: Connection) -> dict[Status, int]:
-    """How many samples stand where; every status is a key."""
-    rows = tx.execute(sa.select(sample.c.status, sa.func.count()).group_by(sample.c.status)).all()
-    found = {status: number for status, number in rows}
+    """How many samples stand where; every status is a key. Of the forgotten only the number is left."""
+    found: dict[str, int] = {}
+    for row in tx.execute(sa.select(sample.c.status, sa.func.count().label("n")).group_by(sample.c.status)):
+        found[row.status] = row.n
+    found["forgotten"] = int(tx.execute(sa.select(sa.func.count()).select_from(suppressed)).scalar() or 0)
     return {status: found.get(status, 0) for status in STATUSES}
 
 

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from everlearn.errors import EverlearnError
+
+if TYPE_CHECKING:
+    from everlearn.logs import RunLog
+    from everlearn.workspace import Workspace
+
+TOLD = ("model", "champion", "decision", "memory_digest", "model_digest", "snapshot", "verified")
+"""Words of an answer that a log may keep; numbers it keeps anyway. No label, path or name."""
 
 
 @dataclass(slots=True)
@@ -29,6 +39,8 @@ class Console:
     workspace: Path | None = None
     json: bool = False
     quiet: bool = False
+    open: ExitStack = field(default_factory=ExitStack)
+    log: RunLog | None = None
 
     def say(self, message: str) -> None:
         """A line for people, on stderr."""
@@ -41,10 +53,27 @@ class Console:
             return Bar(name, total)
         return Lines(self, name, total)
 
+    def begin(self, workspace: Workspace, verb: str) -> None:
+        """Log this command to the workspace's training_logs/, however it ends."""
+        from everlearn import logs
+
+        folder = workspace.root / "training_logs"
+        settings = workspace.config.log
+        logs.setup(settings.level, folder, settings.retention_days, people="CRITICAL")
+        self.log = self.open.enter_context(logs.run(folder, verb))
+
+    def note(self, values: Mapping[str, Any]) -> None:
+        """Keep the numbers and digests of an answer in the log."""
+        if self.log is None:
+            return
+        numbers = {key: value for key, value in values.items() if isinstance(value, int | float) and value is not True}
+        self.log.metrics({key: float(value) for key, value in numbers.items() if value is not False}, step=0)
+        self.log.note(answer={key: values[key] for key in TOLD if key in values})
+
     def answer(self, answer: Answer) -> int:
         """Print what a command found and give its exit code."""
         if self.json:
-            print(json.dumps(answer.values, ensure_ascii=False, default=str), flush=True)
+            as_json(answer.values)
         else:
             for line in answer.lines:
                 print(line)
@@ -55,9 +84,35 @@ class Console:
         """Print an error in one line and give its exit code."""
         if self.json:
             values = {"code": error.code, "message": error.message, "remedy": error.remedy}
-            print(json.dumps({"error": values}, ensure_ascii=False), flush=True)
+            as_json({"error": values})
         print(f"everlearn: {error.message}" + (f"\n  {error.remedy}" if error.remedy else ""), file=sys.stderr)
         return error.exit_code
+
+
+def as_json(values: dict[str, Any]) -> None:
+    """One JSON object in one line on stdout. What no JSON can say (NaN, infinity) is null."""
+    try:
+        text = json.dumps(values, ensure_ascii=False, default=_plain, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(values), ensure_ascii=False, default=_plain)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(json.loads(text))  # in ASCII, where the terminal knows no more
+    print(text, flush=True)
+
+
+def _plain(value: Any) -> Any:
+    """What the json module does not know: NumPy's numbers and arrays as numbers, all else (times, paths) as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Bar:
@@ -109,9 +164,9 @@ class Lines:
 
 
 def table(rows: list[list[Any]], head: list[str] | None = None) -> list[str]:
-    """Rows as aligned plain text; wide characters (Korean) count double."""
+    """Rows as aligned plain text, nothing where there are none; wide characters (Korean) count double."""
     shown = [[str(cell) for cell in row] for row in ([head] if head else []) + rows]
-    if not shown:
+    if not rows:
         return []
     widths = [max(width(row[i]) for row in shown) for i in range(len(shown[0]))]
     lines = [

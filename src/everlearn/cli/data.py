@@ -45,10 +45,18 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(dataset, name="dataset")
 
 
+LOOKS = (" status", " data", " review", " regressions", " models", " show", " history", " list", " diff")
+"""Commands that change nothing, and so are not logged."""
+
+
 def opened(context: Context) -> Any:
+    """The workspace that the command is about; what changes it is logged there."""
     from everlearn.workspace import Workspace
 
-    return Workspace.open(context.obj.workspace)
+    workspace = Workspace.open(context.obj.workspace)
+    if not context.command_path.endswith(LOOKS):
+        context.obj.begin(workspace, (context.info_name or "command").replace(" ", "_"))
+    return workspace
 
 
 def init(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import io
 import sys
 import traceback
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from everlearn.cli import data, models, wheel
-from everlearn.cli.console import Answer, Console
+from everlearn.cli.console import Answer, Console, as_json
 from everlearn.errors import EverlearnError
 
 OURS = 70
@@ -42,7 +42,8 @@ def everlearn(
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress and no messages, only the answer."),
 ) -> None:
     """Global options; they may also follow the verb."""
-    context.obj = Console(workspace, as_json, quiet)
+    console: Console = context.obj
+    console.workspace, console.json, console.quiet = workspace, as_json, quiet
 
 
 for room in (data, models, wheel):
@@ -51,12 +52,18 @@ for room in (data, models, wheel):
 
 def run(arguments: list[str]) -> int:
     """Run one command; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a label in Korean must not stop a terminal in ASCII
     arguments = global_first(arguments)
-    wants_json = "--json" in arguments
+    wants_json = "--json" in arguments[: arguments.index("--")] if "--" in arguments else "--json" in arguments
     console = Console(json=wants_json)
     try:
-        command = typer.main.get_command(app)
-        answer = command.main(arguments, prog_name="everlearn", standalone_mode=False)
+        with console.open:
+            command = typer.main.get_command(app)
+            answer = command.main(arguments, prog_name="everlearn", standalone_mode=False, obj=console)
+            if isinstance(answer, Answer):
+                console.note(answer.values)
         return console.answer(answer) if isinstance(answer, Answer) else int(answer or 0)
     except typer.Exit as end:
         return end.exit_code
@@ -88,8 +95,11 @@ def global_first(arguments: list[str]) -> list[str]:
         elif word in ("--json", "--quiet", "-q"):
             front.append(word)
         elif word in ("-w", "--workspace"):
-            front += [word, *([value] if (value := next(words, None)) is not None else [])]
-        elif word.startswith("--workspace="):
+            value = next(words, None)
+            if value is None:
+                return [word]  # so that it is this option which is said to miss its value, not the verb
+            front += [word, value]
+        elif word.startswith("--workspace=") or (word.startswith("-w") and word[2:3] in "/.~"):
             front.append(word)
         else:
             rest.append(word)
@@ -97,10 +107,13 @@ def global_first(arguments: list[str]) -> list[str]:
 
 
 def _usage(error: Any, wants_json: bool) -> int:
-    message = error.format_message()
+    message = " ".join(error.format_message().replace("Value error, ", "").split())
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        print(error.format_message(), file=sys.stderr)
+        message = "Missing command."
     hint = f"See: {error.ctx.command_path} --help" if error.ctx else "See: everlearn --help"
     if wants_json:
-        print(json.dumps({"error": {"code": "usage", "message": message, "remedy": hint}}, ensure_ascii=False))
+        as_json({"error": {"code": "usage", "message": message, "remedy": hint}})
     print(f"everlearn: {message}\n  {hint}", file=sys.stderr)
     return 2
 
@@ -108,7 +121,7 @@ def _usage(error: Any, wants_json: bool) -> int:
 def _interrupted(wants_json: bool) -> int:
     message, remedy = "Interrupted.", "Nothing is lost; run the command again to go on."
     if wants_json:
-        print(json.dumps({"error": {"code": "interrupted", "message": message, "remedy": remedy}}))
+        as_json({"error": {"code": "interrupted", "message": message, "remedy": remedy}})
     print(f"everlearn: {message} {remedy}", file=sys.stderr)
     return INTERRUPTED
 
@@ -118,6 +131,6 @@ def _ours(error: Exception, wants_json: bool) -> int:
     remedy = "Please report it with the lines above. Nothing is lost; everlearn doctor checks the workspace."
     traceback.print_exception(error, file=sys.stderr)
     if wants_json:
-        print(json.dumps({"error": {"code": "fault", "message": message, "remedy": remedy}}, ensure_ascii=False))
+        as_json({"error": {"code": "fault", "message": message, "remedy": remedy}})
     print(f"everlearn: {message}\n  {remedy}", file=sys.stderr)
     return OURS
