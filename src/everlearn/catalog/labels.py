@@ -22,6 +22,7 @@ from everlearn.errors import BadInput
 from everlearn.naming import clean_label
 from everlearn.types import LabelBy, SampleId
 
+CONFLICT = "conflict"
 PEOPLE = ("person", "feedback")
 FILES = ("folder", "filename", "csv", "yolo", "coco", "voc", "option", "parent")
 
@@ -79,17 +80,28 @@ def settled(events: Sequence[Any]) -> Settled:
 
 
 def say(tx: Connection, words: Iterable[Said]) -> list[SampleId]:
-    """Record label events and settle what follows. A file's word that was said before is not said twice."""
-    values = [
+    """Record label events and settle what follows; returns the samples that something new was said of. A file's word
+    that was said before is not said twice, not even when a person has taken it back."""
+    values: list[dict[str, Any]] = [
         {"sample_id": w.sample_id, "label": w.label, "by": w.by, "who": w.who, "confidence": w.confidence,
          "version": w.version, "at": now(), "revoked": False}
         for w in words
     ]  # fmt: skip
     ids = sorted({value["sample_id"] for value in values})
-    said = {(event.sample_id, event.label, event.by) for event in events(tx, ids) if event.by in FILES}
-    values = [value for value in values if (value["sample_id"], value["label"], value["by"]) not in said]
-    if values:
-        tx.execute(label_event.insert(), values)
+    past = [
+        one for one in events(tx, ids, revoked=True) if one.by in FILES and not (one.revoked and one.by == "parent")
+    ]
+    said = {(event.sample_id, event.label, event.by) for event in past}
+    new = []
+    for value in values:
+        word = (value["sample_id"], value["label"], value["by"])
+        if word not in said:
+            new.append(value)
+        if value["by"] in FILES:
+            said.add(word)
+    if new:
+        tx.execute(label_event.insert(), new)
+    ids = sorted({value["sample_id"] for value in new})
     settle(tx, ids)
     return ids
 
@@ -106,29 +118,30 @@ def settle(tx: Connection, ids: Collection[SampleId]) -> None:
             "label": result.label,
             "label_by": result.by,
             "learned": one.learned and result.label == one.label,
-            "refusal": one.refusal,
-            "quality": one.quality,
             **_queue(one, result),
         }
-        changes.append({"id": one.id, **values, "status": samples.status_of(values)})
+        values["status"] = samples.status_of({"refusal": one.refusal, "quality": one.quality, **values})
+        if any(getattr(one, name) != value for name, value in values.items()):
+            changes.append({"id": one.id, **values})
     samples.change(tx, changes)
 
 
 def _queue(one: samples.Sample, result: Settled) -> dict[str, Any]:
-    """Contradictions go to the queue; an answer takes a sample out of it; a suspect label waits until a person speaks."""
-    suspect = one.suspect if result.by not in PEOPLE and result.label == one.label else None
+    """Contradictions go to the queue; what waits there waits on until its label changes or a person speaks."""
     if result.conflict:
-        return {"queued": True, "queue_reason": "conflict", "urgency": 2.0, "suspect": None}
-    if suspect is not None or (result.label is None and one.queued and one.queue_reason != "conflict"):
-        return {"queued": one.queued, "queue_reason": one.queue_reason, "urgency": one.urgency, "suspect": suspect}
+        return {"queued": True, "queue_reason": CONFLICT, "urgency": 2.0, "suspect": None}
+    if result.label == one.label and result.by not in PEOPLE and one.queue_reason != CONFLICT:
+        return {name: getattr(one, name) for name in ("queued", "queue_reason", "urgency", "suspect")}
     return {"queued": False, "queue_reason": None, "urgency": 0.0, "suspect": None}
 
 
-def events(tx: Connection, ids: Collection[SampleId]) -> list[Any]:
-    """Unrevoked events of these samples, oldest first."""
-    found = []
+def events(tx: Connection, ids: Collection[SampleId], *, revoked: bool = False) -> list[Any]:
+    """Events of these samples, oldest first; with `revoked` also those that were taken back."""
+    found: list[Any] = []
     for chunk in samples.chunks(ids):
-        query = sa.select(label_event).where(label_event.c.sample_id.in_(chunk), sa.not_(label_event.c.revoked))
+        query = sa.select(label_event).where(label_event.c.sample_id.in_(chunk))
+        if not revoked:
+            query = query.where(sa.not_(label_event.c.revoked))
         found.extend(tx.execute(query.order_by(label_event.c.id)))
     return found
 

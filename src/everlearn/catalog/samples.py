@@ -18,6 +18,7 @@ from everlearn.types import STATUSES, SampleId, Status
 BATCH = 500
 """Rows a statement; below the 999 variables of old SQLite builds."""
 
+Blob = bytes
 NEAR_DUPLICATE = "near_duplicate"
 
 
@@ -40,9 +41,9 @@ class Sample:
     height: int | None = None
     quality: float | None = None
     measured: Mapping[str, Any] | None = None
-    hash: bytes | None = None
-    thumbnail: bytes | None = None
-    descriptor: bytes | None = None
+    hash: Blob | None = None
+    thumbnail: Blob | None = None
+    descriptor: Blob | None = None
     refusal: str | None = None
     refusal_value: float | None = None
     refusal_limit: float | None = None
@@ -63,7 +64,8 @@ class Sample:
         return self.captured_at or self.collected_at
 
 
-_COLUMNS = [sample.c[field.name] for field in dataclasses.fields(Sample)]
+_NAMES = [field.name for field in dataclasses.fields(Sample)]
+_COLUMNS = [sample.c[name] for name in _NAMES]
 LIGHT = {"hash", "thumbnail", "descriptor", "measured"}
 _LIGHT_COLUMNS = [column for column in _COLUMNS if column.name not in LIGHT]
 
@@ -83,8 +85,9 @@ def status_of(row: Mapping[str, Any] | Any) -> Status:
 
 
 def add(tx: Connection, rows: Iterable[Sample]) -> None:
-    """Insert samples that are not there yet."""
-    values = [dataclasses.asdict(row) for row in rows]
+    """Insert samples that are not there yet; what was augmented comes after what it was augmented from."""
+    values = [{name: getattr(row, name) for name in _NAMES} | {"folded": row.key.casefold()} for row in rows]
+    values.sort(key=lambda row: row["parent_id"] is not None)
     if values:
         tx.execute(sample.insert(), values)
 
@@ -107,6 +110,12 @@ def known(tx: Connection, ids: Collection[SampleId]) -> set[SampleId]:
     return {row.id for chunk in chunks(ids) for row in tx.execute(sa.select(sample.c.id).where(sample.c.id.in_(chunk)))}
 
 
+def copies(tx: Connection, ids: Collection[SampleId]) -> set[SampleId]:
+    """Which of these ids are augmented copies."""
+    copy = sample.c.parent_id.is_not(None)
+    return {r.id for c in chunks(ids) for r in tx.execute(sa.select(sample.c.id).where(sample.c.id.in_(c), copy))}
+
+
 def some(tx: Connection, ids: Collection[SampleId], *, light: bool = True) -> dict[SampleId, Sample]:
     """The samples with these ids. Light ones come without pictures and measurements."""
     columns = _LIGHT_COLUMNS if light else _COLUMNS
@@ -120,7 +129,7 @@ def some(tx: Connection, ids: Collection[SampleId], *, light: bool = True) -> di
 def batches(
     tx: Connection, where: sa.ColumnElement[bool] | None = None, *, light: bool = True, size: int = BATCH
 ) -> Iterator[list[Sample]]:
-    """All samples that match, in order of id, a batch at a time; what was read may be changed meanwhile."""
+    """All samples that match, in order of id, a batch at a time; what was given may be changed before the next."""
     columns = _LIGHT_COLUMNS if light else _COLUMNS
     last = ""
     while True:
@@ -137,7 +146,10 @@ def change(tx: Connection, changes: Iterable[Mapping[str, Any]]) -> None:
     values = [dict(one) for one in changes]
     if not values:
         return
+    if "key" in values[0]:
+        values = [{**one, "folded": one["key"].casefold()} for one in values]
     names = [name for name in values[0] if name != "id"]
+    assert all(one.keys() == values[0].keys() for one in values), "all changes name the same columns"
     statement = (
         sample.update()
         .where(sample.c.id == sa.bindparam("_id"))
@@ -148,7 +160,8 @@ def change(tx: Connection, changes: Iterable[Mapping[str, Any]]) -> None:
 
 def restate(tx: Connection, ids: Collection[SampleId]) -> None:
     """Bring `status` into step with the other columns."""
-    change(tx, ({"id": one.id, "status": status_of(one)} for one in some(tx, ids).values()))
+    there = ((one, status_of(one)) for one in some(tx, ids).values())
+    change(tx, [{"id": one.id, "status": status} for one, status in there if one.status != status])
 
 
 def counts(tx: Connection) -> dict[Status, int]:
@@ -163,7 +176,7 @@ def counts(tx: Connection) -> dict[Status, int]:
 def refusals(tx: Connection) -> dict[str, int]:
     """Reason of quarantine to number of samples."""
     query = sa.select(sample.c.refusal, sa.func.count()).where(sample.c.refusal.is_not(None)).group_by(sample.c.refusal)
-    return {reason: number for reason, number in tx.execute(query.order_by(sample.c.refusal))}
+    return {row[0]: row[1] for row in tx.execute(query.order_by(sample.c.refusal))}
 
 
 def queue(tx: Connection, limit: int) -> list[Sample]:
@@ -174,7 +187,7 @@ def queue(tx: Connection, limit: int) -> list[Sample]:
 
 
 def erase(tx: Connection, ids: Collection[SampleId]) -> None:
-    """Delete samples with their label events, sightings, pairs, memberships and augmented children."""
+    """Delete samples with their label events, sightings, memberships and augmented children."""
     for chunk in chunks(ids):
         tx.execute(sample.delete().where(sample.c.id.in_(chunk)))
 
@@ -185,8 +198,8 @@ def erase(tx: Connection, ids: Collection[SampleId]) -> None:
 def seen(tx: Connection, places: Collection[tuple[str, int, float]]) -> dict[str, SampleId]:
     """Of places (uri, size, modified) those that are known and have not changed since, and the sample there."""
     wanted = {uri: (size, modified) for uri, size, modified in places if size >= 0}
-    found = {}
-    for chunk in chunks(list(wanted)):
+    found: dict[str, SampleId] = {}
+    for chunk in chunks(wanted):
         for row in tx.execute(sa.select(sighting).where(sighting.c.uri.in_(chunk))):
             if (row.size, row.modified) == wanted[row.uri]:
                 found[row.uri] = row.sample_id
@@ -196,7 +209,7 @@ def seen(tx: Connection, places: Collection[tuple[str, int, float]]) -> dict[str
 def sight(tx: Connection, places: Collection[tuple[str, int, float, SampleId]]) -> None:
     """Remember where samples were seen. A place that now holds something else is written over."""
     last = {place[0]: place for place in places}
-    for chunk in chunks(list(last)):
+    for chunk in chunks(last):
         tx.execute(sighting.delete().where(sighting.c.uri.in_(chunk)))
     if last:
         keys = ("uri", "size", "modified", "sample_id")

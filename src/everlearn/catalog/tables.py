@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     DateTime,
@@ -30,6 +31,7 @@ metadata = MetaData(
 
 
 def now() -> datetime:
+    """The time as the catalog keeps it: UTC without a zone."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 
@@ -37,13 +39,16 @@ def _sample_id(**options: object) -> Column[str]:
     return Column("sample_id", String(32), ForeignKey("sample.id", ondelete="CASCADE"), **options)  # type: ignore[arg-type]
 
 
+_json = JSON(none_as_null=True)
+
 sample = Table(
     "sample",
     metadata,
     Column("id", String(32), primary_key=True),
     Column("kind", String(8), nullable=False),  # image | row
     Column("key", Text, nullable=False, unique=True),  # where its file lies in the store
-    Column("bytes", Integer, nullable=False),
+    Column("folded", Text, nullable=False, unique=True),  # the key as disks see it that fold case
+    Column("bytes", BigInteger, nullable=False),
     Column("source", Text, nullable=False),  # what was given to collect
     Column("captured_at", DateTime),
     Column("time_from", String(8)),
@@ -55,7 +60,7 @@ sample = Table(
     Column("width", Integer),
     Column("height", Integer),
     Column("quality", Float),  # 0-1
-    Column("measured", JSON),  # sharpness, exposure, … as measured
+    Column("measured", _json),  # sharpness, exposure, … as measured
     Column("hash", LargeBinary),  # perceptual hash
     Column("thumbnail", LargeBinary),  # small grey picture, to confirm near duplicates
     Column("descriptor", LargeBinary),  # float16, for diversity
@@ -83,7 +88,7 @@ sighting = Table(  # every place a sample was seen at: recognises unchanged file
     "sighting",
     metadata,
     Column("uri", Text, primary_key=True),
-    Column("size", Integer, nullable=False),
+    Column("size", BigInteger, nullable=False),
     Column("modified", Float, nullable=False),
     _sample_id(nullable=False, index=True),
 )
@@ -106,12 +111,12 @@ snapshot = Table(
     "snapshot",
     metadata,
     Column("number", Integer, primary_key=True, autoincrement=False),
-    Column("digest", String(64), nullable=False, unique=True),
+    Column("digest", String(64), nullable=False, index=True),
     Column("created_at", DateTime, nullable=False),
     Column("samples", Integer, nullable=False),
-    Column("classes", JSON, nullable=False),
-    Column("splits", JSON, nullable=False),
-    Column("scores", JSON),
+    Column("classes", _json, nullable=False),
+    Column("splits", _json, nullable=False),
+    Column("scores", _json),
     Column("reduced", Integer, nullable=False),  # members erased since, by `forget`
 )
 
@@ -137,15 +142,15 @@ version = Table(
     Column("learner", Text, nullable=False),
     Column("backbone", Text, nullable=False),
     Column("licence", Text, nullable=False),
-    Column("config", JSON, nullable=False),
+    Column("config", _json, nullable=False),
     Column("code_version", Text, nullable=False),
     Column("memory_digest", String(64)),
     Column("model_digest", String(64)),
-    Column("metrics", JSON),
+    Column("metrics", _json),
     Column("key", Text, nullable=False),  # the ONNX file in the store; its bundle lies beside it
     Column("created_at", DateTime, nullable=False),
     Column("retired", Boolean, nullable=False),
-    Column("tags", JSON, nullable=False),
+    Column("tags", _json, nullable=False),
 )
 
 alias = Table(
@@ -166,7 +171,7 @@ history = Table(  # append-only: which model was in production when, and why
     Column("reason", Text, nullable=False),
     Column("forced", Boolean, nullable=False),
     Column("who", Text, nullable=False),
-    Column("details", JSON),
+    Column("details", _json),
 )
 
 evaluation = Table(
@@ -176,7 +181,7 @@ evaluation = Table(
     Column("version", String(16), ForeignKey("version.name"), nullable=False, index=True),
     Column("snapshot", Integer),
     Column("champion", String(16)),
-    Column("result", JSON, nullable=False),
+    Column("result", _json, nullable=False),
     Column("report_key", Text),
     Column("at", DateTime, nullable=False),
 )
@@ -188,12 +193,13 @@ answer = Table(  # predictions kept by `predict --record`
     Column("at", DateTime, nullable=False),
     Column("version", String(16), nullable=False),
     Column("content", String(32), nullable=False, index=True),  # id that the image would have as a sample
-    Column("key", Text),  # the image, kept for feedback
+    Column("key", Text, index=True),  # the image, kept for feedback
     Column("label", Text),
     Column("value", Float),
     Column("confidence", Float, nullable=False),
     Column("camera", Text, nullable=False),
     Column("feedback", String(8)),  # right | wrong | label
+    Index(None, "version", "at"),
 )
 
 regression = Table(  # mistakes that people have reported; every candidate must answer them
@@ -223,7 +229,7 @@ turn = Table(
     Column("started_at", DateTime, nullable=False),
     Column("ended_at", DateTime),
     Column("decision", String(16)),
-    Column("summary", JSON),
+    Column("summary", _json),
 )
 
 suppressed = Table(  # keyed digests of forgotten content, so that it is not collected again

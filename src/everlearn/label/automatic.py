@@ -46,7 +46,7 @@ def automatic(workspace: Workspace, model: Sure | None, progress: Progress) -> L
     """Label what is validated and unlabelled, or queue it. Without a model everything is queued."""
     waiting = sample.c.status.in_(("validated", "queued")) & sample.c.label.is_(None)
     with workspace.catalog.read() as tx:
-        ids = [one.id for batch in samples.batches(tx, waiting) for one in batch if one.queue_reason != "conflict"]
+        ids = [one.id for batch in samples.batches(tx, waiting) for one in batch if one.queue_reason != labels.CONFLICT]
     done = 0
     with progress.task("label", len(ids)) as task:
         for start in range(0, len(ids), BATCH):
