@@ -115,17 +115,17 @@ def test_two_folds_choose_lambda_where_solving_is_dear(monkeypatch):
     assert found.errors[found.alpha] == pytest.approx(held, rel=1e-9)
 
 
-@pytest.mark.parametrize("d", [30, 300])
-def test_lda_from_the_ridge_is_lda(d):
-    """The C x C shortcut equals solving with the within-class scatter, and scikit-learn at the same shrinkage."""
-    phi, labels, folds = blobs(120, d, 4)
+@pytest.mark.parametrize(("d", "c"), [(30, 4), (300, 4), (6, 9)])
+def test_lda_from_the_ridge_is_lda(d, c):
+    """The shortcut of C x C (or D x D, where classes are more) equals solving with the within-class scatter."""
+    phi, labels, folds = blobs(120, d, c)
     memory = taught(phi, labels, folds)
     found, q = ridge(memory), moments(memory)
     weights, bias = lda(found.weights, q)
     mu = q.q / q.counts
     scatter = memory.total().dense() - mu @ q.q.T
     strength = found.alpha * np.trace(memory.total().dense()) / d
-    direct = np.linalg.solve(scatter + strength * np.eye(d), mu) * (120 - 4)
+    direct = np.linalg.solve(scatter + strength * np.eye(d), mu) * (120 - c)
     x = phi.astype(np.float64)
     wanted = x @ direct - 0.5 * (mu * direct).sum(axis=0)
     wanted -= wanted.mean(axis=1, keepdims=True)

@@ -105,7 +105,7 @@ def test_an_int8_product_is_used_only_where_it_proves_exact(monkeypatch):
     def saturating(a, b):
         return Array(np.clip(right(a, b).values, -(2**15), 2**15 - 1))
 
-    phi = np.random.default_rng(0).integers(-127, 128, (70, 600), dtype=np.int8)
+    phi = np.random.default_rng(0).integers(-127, 128, (1100, 600), dtype=np.int8)
     for kernel, taken in ((saturating, False), (right, True)):
         monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(from_numpy=Array, _int_mm=kernel))
         sums.int8_product.cache_clear()
@@ -113,4 +113,15 @@ def test_an_int8_product_is_used_only_where_it_proves_exact(monkeypatch):
         gram = GramSum(600)
         gram.add(phi)
         assert np.array_equal(gram.dense(), joint(phi))
+    sums.int8_product.cache_clear()
+
+
+def test_the_real_int8_product_gives_the_same_bits():
+    """Where torch is installed; on a machine without VNNI the proof fails and floats do the work, with the same bits."""
+    pytest.importorskip("torch", reason="torch is not installed: only float sums are tested")
+    sums.int8_product.cache_clear()
+    phi = np.random.default_rng(0).choice(np.array([-127, -126, 0, 126, 127], np.int8), (70_000, 40))
+    gram = GramSum(40)
+    gram.add(phi)
+    assert np.array_equal(gram.dense(), joint(phi))
     sums.int8_product.cache_clear()

@@ -14,8 +14,6 @@ from everlearn.errors import BadInput
 from everlearn.learn.exact.memory import ALL, ExactMemory
 from everlearn.learn.exact.sums import check_phi
 
-_BLOCK = 8192
-
 
 @dataclass(frozen=True, eq=False)
 class Cached:
@@ -46,10 +44,12 @@ class Cached:
         chosen = self.order[::every]
         return chosen[np.asarray(self.folds)[chosen] == fold]
 
-    def blocks(self, rows: NDArray[np.intp]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
-        """(rows, phi as float32) a few thousand at a time."""
-        for start in range(0, len(rows), _BLOCK):
-            part = rows[start : start + _BLOCK]
+    def blocks(
+        self, rows: NDArray[np.intp], size: int = 8192
+    ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+        """(rows, phi as float32), `size` rows at a time."""
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
             yield part, np.asarray(self.phi[part], np.float32)
 
     def check(self, memory: ExactMemory) -> None:

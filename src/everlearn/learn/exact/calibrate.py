@@ -19,8 +19,8 @@ from everlearn.learn.exact.cached import Cached
 from everlearn.learn.exact.head import softmax
 from everlearn.learn.exact.solve import lowest
 
-TEMPERATURES = tuple(10.0 ** (k / 40) for k in range(-160, 361))
-"""Fixed grid, 6 % apart: from 10^-4 to 10^9 (LDA's scores are large where samples are few)."""
+TEMPERATURES = tuple(10.0 ** (k / 40) for k in range(-240, 361))
+"""Fixed grid, 6 % apart: from 10^-6 (ridge, many classes) to 10^9 (LDA, few samples)."""
 _SCORES = 2**24
 """Scores that fit the search for a temperature; of more, every k-th row is taken."""
 _STARTS = 4
@@ -51,7 +51,8 @@ class OutOfFold:
             if part is None:
                 continue
             weights, bias = part
-            for rows, phi in self.cached.blocks(self.cached.rows(fold, every)):
+            size = min(8192, max(256, 2**22 // len(bias)))  # a few MB of scores at a time
+            for rows, phi in self.cached.blocks(self.cached.rows(fold, every), size):
                 found = phi @ weights
                 found += bias
                 yield rows, found
@@ -72,9 +73,8 @@ class OutOfFold:
         n = len(self.cached.ids)
         confidence, best = np.full(n, np.nan, np.float32), np.full(n, -1, np.intp)
         for rows, scores in self.scores():
-            probability = softmax(scores, self.temperature)
-            best[rows] = probability.argmax(axis=1)
-            confidence[rows] = probability[np.arange(len(rows)), best[rows]]
+            best[rows] = scores.argmax(axis=1)
+            confidence[rows] = softmax(scores, self.temperature).max(axis=1)
         rows = self.cached.order[best[self.cached.order] >= 0]
         return Answers(rows, best[rows], confidence[rows], best[rows] == self.labels[rows])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from everlearn.learn.exact.cached import Cached
 from everlearn.learn.exact.calibrate import (
@@ -21,6 +22,7 @@ from everlearn.learn.exact.calibrate import (
 from everlearn.learn.exact.head import KINDS, Head, Kind
 from everlearn.learn.exact.memory import ExactMemory
 from everlearn.learn.exact.solve import Floats, Ridge, lda, means, moments, plain, ridge
+from everlearn.learn.exact.threads import in_threads
 
 AUTO_LABEL = "auto_label"
 _CHOOSING_SCORES = 2**27
@@ -45,7 +47,7 @@ class Fitted:
     held_out: OutOfFold | None = None
     answers: Answers | None = None
     thresholds: dict[str, Threshold | None] = field(default_factory=dict)
-    residuals: np.ndarray | None = None
+    residuals: NDArray[np.float64] | None = None
 
 
 def fit(memory: ExactMemory, cached: Cached | None = None, precision: float = 0.95, delta: float = 0.05) -> Fitted:
@@ -69,14 +71,12 @@ def _fit_classifier(memory: ExactMemory, solved: Ridge, cached: Cached, precisio
     every = stride(len(cached.ids), len(memory.classes), _CHOOSING_SCORES)
     scored = sum(len(cached.rows(fold, every)) for fold, part in enumerate(solved.held_out) if part is not None)
     right = {kind: view.correct(every) for kind, view in views.items()}
-    kind = max(right, key=lambda name: right[name])  # the first of equals
+    kind, weights, bias = _best(memory, solved, right)
     warmth = temperature(views[kind])
     view = replace(views[kind], temperature=warmth or 1.0)
     answers = view.answers()
     threshold = precision_threshold(answers.confidence, answers.correct, precision, delta)
-    built = _heads(memory, kind, solved.weights, None)
-    assert built is not None  # its held-out parts were built
-    head = Head(kind, memory.classes, *built, temperature=view.temperature, calibrated=warmth is not None)
+    head = Head(kind, memory.classes, weights, bias, temperature=view.temperature, calibrated=warmth is not None)
     cut = {AUTO_LABEL: threshold.threshold if threshold else None}
     return Fitted(
         head,
@@ -90,10 +90,20 @@ def _fit_classifier(memory: ExactMemory, solved: Ridge, cached: Cached, precisio
     )
 
 
+def _best(
+    memory: ExactMemory, solved: Ridge, right: dict[Kind, int]
+) -> tuple[Kind, NDArray[np.float32], NDArray[np.float32]]:
+    """The head with most right answers that can be built from all folds; the earlier of equals."""
+    for kind in sorted(right, key=lambda name: -right[name]):
+        built = _head(memory, kind, solved.weights, None)
+        if built is not None:
+            return kind, *built
+    raise AssertionError("the ridge can always be built")
+
+
 def _uncalibrated(memory: ExactMemory, solved: Ridge) -> Fitted:
-    built = _heads(memory, "ridge", solved.weights, None)
-    assert built is not None
-    head = Head("ridge", memory.classes, *built)
+    weights, bias = plain(solved.weights, moments(memory))
+    head = Head("ridge", memory.classes, weights.astype(np.float32), bias.astype(np.float32))
     digest = model_digest(memory.digest(), "ridge", solved.alpha, 1.0, {AUTO_LABEL: None})
     return Fitted(head, solved.alpha, digest, solved.errors, thresholds={AUTO_LABEL: None})
 
@@ -126,7 +136,7 @@ def _fit_regression(memory: ExactMemory, solved: Ridge, cached: Cached | None) -
     return Fitted(head, solved.alpha, digest, solved.errors, residuals=residuals)
 
 
-def _heads(memory: ExactMemory, kind: Kind, weights: Floats, fold: int | None) -> Weights | None:
+def _head(memory: ExactMemory, kind: Kind, weights: Floats, fold: int | None) -> Weights | None:
     """(D, C) weights and (C,) bias of a head, from all folds but one; None where it cannot be."""
     found = moments(memory, fold)
     if kind == "lda":
@@ -139,12 +149,16 @@ def _heads(memory: ExactMemory, kind: Kind, weights: Floats, fold: int | None) -
 
 
 def _held_out(memory: ExactMemory, solved: Ridge, cached: Cached, kind: Kind) -> OutOfFold | None:
-    if _heads(memory, kind, solved.weights, None) is None:
-        return None
-    parts = []
-    for fold, weights in enumerate(solved.held_out):
-        part = None if weights is None else _heads(memory, kind, weights, fold)
-        if part is None and weights is not None:
+    """The head's out-of-fold view; None where it cannot be built for a fold that is held out."""
+    parts: list[Weights | None] = [None] * memory.folds
+    filled = [fold for fold, weights in enumerate(solved.held_out) if weights is not None]
+
+    def build(fold: int) -> Weights | None:
+        weights = solved.held_out[fold]
+        return None if weights is None else _head(memory, kind, weights, fold)
+
+    for fold, part in zip(filled, in_threads(build, filled)):
+        if part is None:
             return None
-        parts.append(part)
+        parts[fold] = part
     return OutOfFold(memory.classes, tuple(parts), cached)

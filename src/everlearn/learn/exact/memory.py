@@ -236,11 +236,11 @@ class ExactMemory:
         return whole
 
     def column_sums(self, fold: int | None = None) -> NDArray[np.int64]:
-        """Q (D, C) of one fold, or of all; columns in the order of `columns`."""
-        found = np.zeros((self.dimensions, len(self.sums)), np.int64)
+        """Q (D, C) of one fold, or of all; columns in the order of `columns`, each contiguous."""
+        found = np.zeros((len(self.sums), self.dimensions), np.int64)
         for c, name in enumerate(self.columns):
-            found[:, c] = self.sums[name].sum(axis=0, dtype=np.int64) if fold is None else self.sums[name][fold]
-        return found
+            found[c] = self.sums[name].sum(axis=0, dtype=np.int64) if fold is None else self.sums[name][fold]
+        return found.T
 
     def column_counts(self) -> NDArray[np.int64]:
         """(K, C) counts, columns in the order of `columns`."""

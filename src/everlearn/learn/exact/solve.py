@@ -232,15 +232,17 @@ def lda(weights: Floats, found: Moments) -> tuple[Floats, Floats] | None:
     """Shared-covariance LDA, equal priors, shrinkage lambda: (D, C) weights and (C,) bias of its log-likelihoods.
 
     With A = G + lambda I, W = A^-1 Q and the within-class scatter S = G - Q N^-1 Q^T, the matrix inversion lemma gives
-    (S + lambda I)^-1 Q N^-1 = W (N - Q^T W)^-1, so the head costs one C x C system more than the ridge. (Hastie, Buja &
-    Tibshirani 1995, penalized discriminant analysis.) Classes with n_c = 0 get bias -inf. None where it cannot be.
+    (S + lambda I)^-1 Q N^-1 = W (N - Q^T W)^-1, so the head costs one more system, of the smaller of C and D. (Hastie,
+    Buja & Tibshirani 1995, penalized discriminant analysis.) Classes with n_c = 0 get bias -inf. None where it fails.
     """
     present = found.counts > 0
     w, q, n = weights[:, present], found.q[:, present], found.counts[present].astype(np.float64)
-    between = q.T @ w
-    system = np.diag(n) - (between + between.T) / 2
     try:
-        v = sl.cho_solve(sl.cho_factor(system, overwrite_a=True), w.T).T
+        if len(n) <= len(w):
+            between = q.T @ w
+            v = sl.cho_solve(sl.cho_factor(np.diag(n) - (between + between.T) / 2), w.T).T
+        else:  # the same by a D x D system: (I - W N^-1 Q^T)^-1 W N^-1
+            v = sl.solve(np.eye(len(w)) - (w / n) @ q.T, w / n)
     except sl.LinAlgError:
         return None
     v *= max(1.0, n.sum() - len(n))
