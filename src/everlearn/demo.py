@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from everlearn.types import Image
 
 DAYS = {1: (0, 1, 2, 3, 4), 2: (5, 6, 7), 3: (8, 9)}
-"""Classes that appear on each day; of the older ones some more images come."""
+"""Classes that appear on each day."""
 FORGOTTEN = "7"
 MARK = ".everlearn-demo"
 
@@ -77,7 +77,7 @@ def _what_comes(day: int) -> str:
     return {
         1: f"the digits {classes} come in.",
         2: f"the new digits {classes}, and with them blurred, black, broken and duplicate images and wrong labels.",
-        3: f"the last digits, {classes}, and more of the others.",
+        3: f"the last digits, {classes}.",
     }[day]
 
 
@@ -96,26 +96,17 @@ def _write_day(folder: Path, day: int) -> None:
 
 
 def _digits(day: int) -> dict[int, list[tuple[int, Image]]]:
-    """The images of a day: of a class half come on its first day, the rest evenly on the later ones."""
+    """The images of a day: all there are of its classes, and none of the others."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
-    first = {label: when for when, labels in DAYS.items() for label in labels}
-    found: dict[int, list[tuple[int, Image]]] = {}
-    for label, began in first.items():
-        rows = np.flatnonzero(data.target == label)
-        days = list(range(began, max(DAYS) + 1))
-        cuts = np.linspace(len(rows) // 2 if len(days) > 1 else len(rows), len(rows), len(days)).astype(int)
-        start = {when: (0 if n == 0 else cuts[n - 1]) for n, when in enumerate(days)}
-        end = {when: cuts[n] for n, when in enumerate(days)}
-        if day in start:
-            found[label] = [(int(row), _picture(data.images[row])) for row in rows[start[day] : end[day]]]
-    return {label: pictures for label, pictures in found.items() if pictures}
+    rows = {label: np.flatnonzero(data.target == label) for label in DAYS[day]}
+    return {label: [(int(row), _picture(data.images[row])) for row in own] for label, own in rows.items()}
 
 
 def _picture(grey: np.ndarray) -> Image:
-    """(8, 8) values 0-16 -> (32, 32, 3) uint8."""
-    large = cv2.resize((grey * (255 / 16)).astype(np.float32), (32, 32), interpolation=cv2.INTER_CUBIC)
+    """(8, 8) values 0-16 -> (24, 24, 3) uint8."""
+    large = cv2.resize((grey * (255 / 16)).astype(np.float32), (24, 24), interpolation=cv2.INTER_CUBIC)
     pixels = np.clip(large, 0, 255).astype(np.uint8)
     return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)  # type: ignore[return-value]
 
@@ -126,9 +117,9 @@ def _spoil(folder: Path, rng: np.random.Generator) -> None:
     chosen = [files[at] for at in rng.choice(len(files), 40, replace=False)]
     for path in chosen[:6]:
         pixels = cv2.imread(str(path))
-        cv2.imwrite(str(path.with_name(f"blurred_{path.name}")), cv2.GaussianBlur(pixels, (0, 0), 7))
+        cv2.imwrite(str(path.with_name(f"blurred_{path.name}")), cv2.GaussianBlur(pixels, (0, 0), 4))
     for number, path in enumerate(chosen[6:10]):
-        path.with_name(f"black_{path.name}").write_bytes(encode_png(np.full((32, 32, 3), number, np.uint8)))
+        path.with_name(f"black_{path.name}").write_bytes(encode_png(np.full((24, 24, 3), number, np.uint8)))
     for path in chosen[10:14]:
         path.with_name(f"broken_{path.name}").write_bytes(path.read_bytes()[:60])
     for path in chosen[14:20]:

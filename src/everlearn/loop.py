@@ -31,9 +31,9 @@ def turn(workspace: Workspace, progress: Progress, sources: Sequence[str] = (), 
     done.labelling = stages.label(workspace, progress)
 
     if not stages.anything_new(workspace):
-        return _end(workspace, done, "nothing new", "nothing has come in that the newest model does not know")
+        return _end(workspace, done, "nothing new", "Nothing has come in that the newest model does not know.")
     if done.judged.stops:
-        return _end(workspace, done, "held", "data gates failed: " + "; ".join(done.judged.stops))
+        return _end(workspace, done, "held", "Data gates failed: " + "; ".join(done.judged.stops) + ".")
 
     version, done.learned = stages.learn(workspace, progress)
     done.model = version.name

@@ -54,7 +54,7 @@ class Turn:
 
     def lines(self) -> list[str]:
         v = self.to_json()
-        lines = [f"Turn {self.number}: {self.decision}. {self.reason[:1].upper()}{self.reason[1:]}."]
+        lines = [f"Turn {self.number}: {self.decision}. {self.reason}"]
         lines.append(f"  came in     {v['collected']} new, {v['duplicates']} known already, {v['refused']} refused")
         refused = ", ".join(f"{number} {reason}" for reason, number in v["quarantined"].items())
         lines.append(f"  validated   {v['validated']}" + (f"; set aside: {refused}" if refused else ""))
