@@ -70,3 +70,8 @@ def test_damage_pickles_and_absence(tmp_path):
     np.savez(tmp_path / "pickle.npz", weights=np.array([{}], dtype=object))
     with pytest.raises(Corrupt):
         Head.load(tmp_path / "pickle.npz")
+    path.write_bytes(whole)
+    with np.load(path) as file:
+        np.savez_compressed(tmp_path / "bomb.npz", **file)
+    with pytest.raises(Corrupt):
+        Head.load(tmp_path / "bomb.npz")

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn.errors import BadInput, Corrupt, Missing, StoreFault
+from everlearn.errors import BadConfig, BadInput, Corrupt, Missing, StoreFault
 from everlearn.learn.exact.sums import check_phi
 from everlearn.learn.exact.target import RegressionTarget
 
@@ -94,6 +94,9 @@ class Head:
     def load(cls, path: Path) -> Head:
         """Raises Missing where there is no file, Corrupt where it is not a head."""
         try:
+            with zipfile.ZipFile(path) as packed:
+                if any(part.compress_type != zipfile.ZIP_STORED for part in packed.infolist()):
+                    raise ValueError  # never written so: a bomb
             with np.load(Path(path), allow_pickle=False) as file:
                 data = {name: file[name] for name in file.files}
             names = data["classes"].tobytes().decode()
@@ -103,13 +106,15 @@ class Head:
                 str(data["kind"]), classes, data["weights"], data["bias"], float(data["temperature"]),  # type: ignore[arg-type]
                 bool(data["calibrated"]), target, dict(data["quantiles"].tolist()),
             )  # fmt: skip
+            if head.kind not in (*KINDS, "regress"):
+                raise ValueError
             if head.weights.shape != (len(head.weights), len(classes) or 1) or len(head.bias) != (len(classes) or 1):
                 raise ValueError
         except FileNotFoundError:
             raise Missing(f"{path} is not there.", "Run `everlearn learn`.") from None
         except OSError as error:
             raise StoreFault(f"{path} cannot be read: {error.strerror or error}.", "Check the disk.") from None
-        except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, BadInput):
+        except (ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile, BadInput, BadConfig):
             raise Corrupt(f"{path} is damaged.", "Run `everlearn doctor`.") from None
         return head
 
