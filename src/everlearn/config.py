@@ -31,8 +31,10 @@ class Section(BaseModel):
 class Collect(Section):
     """How things come in."""
 
-    labels_from: Literal["folder", "filename", "csv", "none", "yolo", "coco", "voc"] = Field(
-        "none", description="Where labels come from when `collect` is not told otherwise."
+    labels_from: Literal["auto", "folder", "filename", "csv", "none", "yolo", "coco", "voc"] = Field(
+        "auto",
+        description="Where labels come from when `collect` is not told otherwise. auto: YOLO, COCO, VOC, labels.csv, "
+        "or train and test folders of the same classes, where a source has them; else none.",
     )
     pattern: str | None = Field(
         None, description="File-name pattern for labels_from: filename, such as '{label}.{n}.jpg'."

@@ -17,6 +17,7 @@ Context = typer.Context
 
 
 class LabelsFrom(StrEnum):
+    auto = "auto"
     folder = "folder"
     filename = "filename"
     csv = "csv"
@@ -84,7 +85,13 @@ def collect(
     context: Context,
     sources: Annotated[list[str], typer.Argument(metavar="SRC…", help="Folders, images, videos, data sets, tables.")],
     label: Annotated[str | None, typer.Option(help="The label of everything in these sources.")] = None,
-    labels_from: Annotated[LabelsFrom | None, typer.Option(help="Where labels come from.")] = None,
+    labels_from: Annotated[
+        LabelsFrom | None,
+        typer.Option(
+            help="Where labels come from: names of folders or files, a labels.csv, a data set's own files, or nowhere. "
+            "Default: collect.labels_from, which is auto: by what lies there."
+        ),
+    ] = None,
     pattern: Annotated[str | None, typer.Option(help="File-name pattern, such as '{label}.{n}.jpg'.")] = None,
     camera: Annotated[str | None, typer.Option(help="The camera that these sources are from.")] = None,
     group: Annotated[str | None, typer.Option(help="Images of one group are never split between sides.")] = None,

@@ -108,7 +108,7 @@ def global_first(arguments: list[str]) -> list[str]:
 
 def _usage(error: Any, wants_json: bool) -> int:
     message = " ".join(error.format_message().replace("Value error, ", "").split())
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+    if type(error).__name__ == "NoArgsIsHelpError":
         print(error.format_message(), file=sys.stderr)
         message = "Missing command."
     hint = f"See: {error.ctx.command_path} --help" if error.ctx else "See: everlearn --help"

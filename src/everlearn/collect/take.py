@@ -94,12 +94,11 @@ def _batches(items: Iterable[Found]) -> Iterator[list[Found]]:
 
 
 def _take(workspace: Workspace, name: str, batch: Sequence[Found], result: Collected) -> None:
-    with workspace.catalog.read() as tx:
-        there = samples.seen(tx, [(one.uri, one.size, one.modified) for one in batch])
-    read = list(_read(workspace, batch, there, result))
+    read = list(_read(workspace, batch, _unchanged(workspace, batch), result))
     with workspace.catalog.write() as tx:  # a write, because the first look may make the suppression key
         known = samples.known(tx, [one.id for one in read])
         gone = turns.are_suppressed(tx, [one.id for one in read])
+        copies = samples.copies(tx, known)
     result.suppressed += sum(one.id in gone for one in read)
     first: dict[SampleId, _Read] = {}
     again: list[_Read] = []
@@ -112,14 +111,15 @@ def _take(workspace: Workspace, name: str, batch: Sequence[Found], result: Colle
             first[one.id] = one
     with change(workspace) as changed:
         _insert(changed, name, list(first.values()))
-        merged = _merge(changed, again)
+        told = [one for one in again if one.id not in copies]  # an augmented copy is what its parent is
+        merged = _merge(changed, told)
         words = [
             labels.Said(one.id, one.found.label, one.found.label_by or "folder")
-            for one in (*first.values(), *again)
+            for one in (*first.values(), *told)
             if one.found.label is not None
         ]
-        labels.say(changed.tx, words)
-        changed.refile({word.sample_id for word in words if word.sample_id not in first} | merged)
+        said = labels.say(changed.tx, words)
+        changed.refile(merged.union(said))
         samples.sight(
             changed.tx,
             [
@@ -132,6 +132,18 @@ def _take(workspace: Workspace, name: str, batch: Sequence[Found], result: Colle
     faults.point("collect.committed")
     result.collected += len(first)
     result.duplicates += len(again)
+
+
+def _unchanged(workspace: Workspace, batch: Sequence[Found]) -> dict[str, SampleId]:
+    """The files that need not be read again: seen before, and told nothing new of."""
+    with workspace.catalog.read() as tx:
+        there = samples.seen(tx, [(one.uri, one.size, one.modified) for one in batch])
+        rows = samples.some(tx, [there[one.uri] for one in batch if one.uri in there and (one.camera or one.group)])
+    for one in batch:
+        row = rows.get(there.get(one.uri, ""))
+        if row and (one.camera or row.camera, one.group or row.group_key) != (row.camera, row.group_key):
+            del there[one.uri]
+    return there
 
 
 def _read(
@@ -198,26 +210,37 @@ def _circumstances(workspace: Workspace, one: _Read) -> tuple[datetime | None, s
 
 
 def _merge(changed: Change, again: Sequence[_Read]) -> set[SampleId]:
-    """The same content under another name may tell another time, camera or group: the smallest is kept, so that it does
-    not matter which came first."""
+    """The same content under another name may tell another time, camera or group: the first by `_rank` is kept, so that
+    it does not matter which came first."""
     best: dict[SampleId, dict[str, Any]] = {}
     there = samples.some(changed.tx, [one.id for one in again if one.data is not None])
+    minutes = changed.workspace.config.dataset.group_minutes
+    unknown = changed.workspace.config.collect.camera
+
+    def rank(one: _Read, values: dict[str, Any]) -> tuple[bool, bool, int, str, str, str]:
+        when, time_from, camera = values["captured_at"], values["time_from"], values["camera"]
+        by_itself = group_of(replace(one.found, group=None), one.id, when, time_from, camera, minutes)
+        time = when.isoformat() if when else ""
+        return (
+            values["group_key"] == by_itself,
+            camera == unknown,
+            _TIMES[time_from],
+            values["group_key"],
+            camera,
+            time,
+        )
+
     for one in again:
         if one.data is None:
             continue
         when, time_from, camera, group = _circumstances(changed.workspace, one)
         new = {"camera": camera, "group_key": group, "captured_at": when, "time_from": time_from}
-        old = best.get(one.id)
-        if old is None and one.id in there:
-            row = there[one.id]
-            old = {key: getattr(row, key) for key in new}
-        if old is not None and _rank(new) < _rank(old):
+        old = best.get(one.id) or {key: getattr(there[one.id], key) for key in new}
+        if rank(one, new) < rank(one, old):
             best[one.id] = new
     samples.change(changed.tx, ({"id": id, **values} for id, values in best.items()))
     return set(best)
 
 
-def _rank(values: dict[str, Any]) -> tuple[int, str, str]:
-    order = {"exif": 0, "video": 1, "name": 2, "file": 3, None: 4}
-    time = values["captured_at"].isoformat() if values["captured_at"] else ""
-    return order[values["time_from"]], values["group_key"], values["camera"] + time
+_TIMES: dict[str | None, int] = {"exif": 0, "video": 1, "name": 2, "file": 3, None: 4}
+"""A declared group goes first, then a camera that is known, then the time that is believed most."""

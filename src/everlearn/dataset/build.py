@@ -57,10 +57,12 @@ def build(workspace: Workspace, scores: Mapping[str, Any] | None = None) -> Snap
 
 
 def current(tx: Connection, config: Config, *, suspects: bool = False) -> Iterator[Member]:
-    """What a snapshot taken now would hold, in order of id; with `suspects` also labels that are held wrong."""
+    """What a snapshot taken now would hold, in order of id. suspects: what suspect labels are judged on instead: labels
+    that are held wrong too, and no augmented copies, since which there are depends on what was held when."""
     inside: sa.ColumnElement[bool] = sample.c.status.in_(("labelled", "learned"))
     if suspects:
-        inside = sa.or_(inside, sa.and_(sample.c.queue_reason == SUSPECT, sample.c.label.is_not(None)))
+        held = sa.and_(sample.c.status == "queued", sample.c.queue_reason == SUSPECT)
+        inside = sa.and_(sa.or_(inside, held), sample.c.parent_id.is_(None))
     for batch in samples.batches(tx, inside):
         parents = samples.some(tx, [one.parent_id for one in batch if one.parent_id])
         for one in batch:

@@ -58,8 +58,9 @@ def _options(workspace: Workspace, labels_from: str | None = None, **said: Any) 
     settings = workspace.config.collect
     if settings.pattern and "pattern" not in said:
         said["pattern"] = settings.pattern
+    by = labels_from or settings.labels_from
     return SourceOptions(
-        labels_from=labels_from or (settings.labels_from if settings.labels_from != "none" else None),  # type: ignore[arg-type]
+        labels_from=None if by == "auto" else by,  # type: ignore[arg-type]
         exclude=(str(workspace.root),),
         max_bytes=int(settings.max_file_mb * 1e6),
         frames_per_second=settings.frames_per_second,
@@ -187,9 +188,9 @@ def _score(workspace: Workspace, result: Validated, wrong: Mapping[SampleId, str
     if not labelled:
         return
     classify = workspace.config.task == "classify"
-    classes = {id: (one.label or "") if classify else "all" for id, one in labelled.items()}
+    classes = {id: one.label if classify else "all" for id, one in labelled.items()}
     found = {
-        "quality": scores.quality({id: one.quality or 0.0 for id, one in labelled.items()}),
+        "quality": scores.quality({id: one.quality for id, one in labelled.items()}),
         "diversity": scores.diversity(*judging.described(workspace, classes)),
     }
     if classify:
