@@ -128,7 +128,8 @@ def _spoil(folder: Path, rng: np.random.Generator) -> None:
         pixels = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
         path.with_name(f"again_{path.stem}.jpg").write_bytes(encode_jpeg(pixels, 92))
     for path in chosen[26:34]:  # people take one digit for another
-        wrong = sorted({p.parent.name for p in files} - {path.parent.name})[int(rng.integers(0, 3))]
+        others = sorted({p.parent.name for p in files} - {path.parent.name})
+        wrong = others[int(rng.integers(0, len(others)))]
         path.rename(folder / wrong / f"mislabelled_{path.name}")
 
 
