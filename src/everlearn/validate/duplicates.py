@@ -25,6 +25,7 @@ THUMB = 32
 """Side of the grey thumbnail, in pixels."""
 _PARTS = 8  # the thumbnail is compared in 8 x 8 parts
 _BLOCK = 1024  # images or pairs at a time: bounds the memory
+_WALK = 128  # images at a time where each is compared with those kept: at most 8,128 pairs among them
 
 Edge = tuple["SampleId", "SampleId"]
 """Two near duplicates, the lower id first."""
@@ -65,9 +66,12 @@ class Prints:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def blocks(self) -> Iterator[Prints]:
-        for at in range(0, len(self), _BLOCK):
-            yield Prints(self.ids[at : at + _BLOCK], self.hashes[at : at + _BLOCK])
+    def blocks(self, size: int = _BLOCK) -> Iterator[Prints]:
+        for at in range(0, len(self), size):
+            yield Prints(self.ids[at : at + size], self.hashes[at : at + size])
+
+    def only(self, rows: Sequence[int]) -> Prints:
+        return Prints([self.ids[row] for row in rows], self.hashes[list(rows)])
 
 
 class Known:
@@ -131,11 +135,7 @@ def pairs(new: Prints, known: Known) -> Iterator[Edge]:
     for block in new.blocks():
         for query, row in known.near(block):
             yield _edge(block.ids[query], known.ids[row])
-        rows, columns = np.nonzero(np.triu(_near(block, known.limits), 1))
-        for at in range(0, len(rows), _BLOCK):
-            first = [block.ids[row] for row in rows[at : at + _BLOCK]]
-            second = [block.ids[row] for row in columns[at : at + _BLOCK]]
-            yield from (_edge(a, b) for a, b, agreed in zip(first, second, known.alike(first, second)) if agreed)
+        yield from _among(block, known)
         known.add(block)
 
 
@@ -176,23 +176,15 @@ def thin_out(ordered: Prints, known: Known) -> Iterator[Edge]:
     For still cameras: among 50,000 pictures of one empty doorway there are a billion pairs, and this compares each
     picture with those kept only. `known` holds the keepers afterwards; begin with an empty one.
     """
-    for block in ordered.blocks():
+    for block in ordered.blocks(_WALK):
         keeper: dict[int, int] = {}  # row of the block -> row of known: the earliest kept
         for query, row in known.near(block):
             keeper[query] = min(row, keeper.get(query, row))
         yield from ((block.ids[row], known.ids[kept]) for row, kept in keeper.items())
-        gone, near, stay = set(keeper), np.triu(_near(block, known.limits), 1), []
-        for row, id_ in enumerate(block.ids):
-            if row in gone:
-                continue
-            stay.append(row)
-            later = [int(other) for other in np.flatnonzero(near[row]) if other not in gone]
-            if later:
-                same = known.alike([id_] * len(later), [block.ids[other] for other in later])
-                losers = [other for other, agreed in zip(later, same) if agreed]
-                gone.update(losers)
-                yield from ((block.ids[other], id_) for other in losers)
-        known.add(Prints([block.ids[row] for row in stay], block.hashes[stay]))
+        rest = block.only([row for row in range(len(block)) if row not in keeper])
+        gone = keepers(rest.ids, _among(rest, known), {id_: place for place, id_ in enumerate(rest.ids)})
+        yield from gone.items()
+        known.add(rest.only([row for row, id_ in enumerate(rest.ids) if id_ not in gone]))
 
 
 def alike(
@@ -225,9 +217,14 @@ def _agree(first: NDArray[np.uint8], second: NDArray[np.uint8], limits: Duplicat
     return agreed | (first == second).all(1)
 
 
-def _near(block: Prints, limits: DuplicateLimits) -> NDArray[np.bool_]:
-    """(n, n): hashes of a block that are near each other."""
-    return np.asarray(np.bitwise_count(block.hashes[:, None] ^ block.hashes[None]) <= limits.distance)
+def _among(block: Prints, known: Known) -> Iterator[Edge]:
+    """All near duplicates within a block."""
+    near = np.bitwise_count(block.hashes[:, None] ^ block.hashes[None]) <= known.limits.distance
+    rows, columns = np.nonzero(np.triu(near, 1))
+    for at in range(0, len(rows), _BLOCK):
+        first = [block.ids[row] for row in rows[at : at + _BLOCK]]
+        second = [block.ids[row] for row in columns[at : at + _BLOCK]]
+        yield from (_edge(a, b) for a, b, agreed in zip(first, second, known.alike(first, second)) if agreed)
 
 
 def _edge(first: SampleId, second: SampleId) -> Edge:
