@@ -68,7 +68,7 @@ def test_later_champions_need_more() -> None:
     assert decide(gates, change(0, 50, 950), {"x": True}, first=False).outcome == "promote"
     assert "not to be worse" in decide(gates, change(0, 0, 950), {}, first=False).reason
     worse = decide(gates, change(60, 5, 935), {}, first=False)
-    assert (worse.outcome, worse.reason) == ("hold", "It is shown to be worse than the champion, by 5.50.")
+    assert (worse.outcome, worse.reason) == ("hold", "It is shown to be worse than the champion, by 5.50 points.")
     unsure = decide(gates, change(10, 10, 80), {}, first=False)
     assert unsure.outcome == "hold"
     assert "more like these would decide" in unsure.reason

@@ -57,14 +57,17 @@ class Gate(Result):
 
 @dataclass(frozen=True, slots=True)
 class Decision(Result):
-    """What to do with a candidate, and why. code: `why_{code}` in `words` is the sentence that `details` completes."""
+    """What to do with a candidate, and why. code: `why_{code}` in `words` is the sentence that `details` completes.
+    points: whether its amount is in hundredths of accuracy."""
 
     outcome: Literal["promote", "hold"]
     code: Literal["gates", "first", "not_compared", "worse", "undecided", "harm", "reported", "better", "not_worse", "champion"]
     details: Mapping[str, str] = field(default_factory=dict)
+    points: bool = False
 
     def why(self, lang: Lang) -> str:
-        return WORDS[lang][f"why_{self.code}"].format(**self.details)
+        unit = WORDS[lang]["points"] if self.points else ""
+        return WORDS[lang][f"why_{self.code}"].format(**self.details, unit=unit)
 
     @property
     def reason(self) -> str:
@@ -126,8 +129,9 @@ def decide(
         return Decision("promote", "first")
     if comparison is None:
         return Decision("hold", "not_compared")
+    points = comparison.task == "classify"
     if comparison.verdict == "worse":
-        return Decision("hold", "worse", {"amount": _amount(comparison, -comparison.difference)})
+        return Decision("hold", "worse", {"amount": _amount(comparison, -comparison.difference)}, points)
     if comparison.verdict == "undecided":
         needed = f"> {MOST:,}" if comparison.needed is None else f"{comparison.needed:,}"
         return Decision("hold", "undecided", {"n": f"{comparison.n:,}", "needed": needed})
@@ -138,8 +142,8 @@ def decide(
         counts = {"count": str(len(wrong)), "of": str(len(regressions))}
         return Decision("hold", "reported", counts | {"what": ", ".join(wrong[:5])})
     if comparison.verdict == "better":
-        return Decision("promote", "better", {"amount": _amount(comparison, comparison.difference)})
-    return Decision("promote", "not_worse", {"amount": _amount(comparison, comparison.margin)})
+        return Decision("promote", "better", {"amount": _amount(comparison, comparison.difference)}, points)
+    return Decision("promote", "not_worse", {"amount": _amount(comparison, comparison.margin)}, points)
 
 
 def _amount(comparison: Comparison, value: float) -> str:
