@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import reprlib
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,10 +23,11 @@ from everlearn.errors import BadConfig, Missing
 from everlearn.types import Task
 
 FILE_NAME = "everlearn.yaml"
+OVERRIDES = {"catalog": "EVERLEARN_CATALOG", "store": "EVERLEARN_STORE"}
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class Collect(Section):
@@ -217,8 +219,8 @@ class Config(Section):
     @field_validator("catalog")
     @classmethod
     def _known_database(cls, value: str | None) -> str | None:
-        if value is not None and not re.match(r"(sqlite|postgresql)(\+\w+)?://", value):
-            raise ValueError("must begin with sqlite:// or postgresql+psycopg://")
+        if value is not None and not re.match(r"sqlite:///[^:?]|postgres(ql(\+psycopg)?)?://", value):
+            raise ValueError("must be sqlite:///FILE or begin with postgresql+psycopg://")
         return value
 
 
@@ -226,7 +228,7 @@ def load(path: Path) -> Config:
     """Read everlearn.yaml. Raises Missing where there is none, BadConfig naming the key, the value and the fix."""
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise Missing(f"No {FILE_NAME} in {path.parent}.", "Make a workspace with: everlearn init DIR") from None
     except (OSError, UnicodeDecodeError) as error:
         raise BadConfig(f"{path} cannot be read: {error}.", "It must be a UTF-8 text file.") from None
@@ -245,21 +247,30 @@ def load(path: Path) -> Config:
 
 def parse(values: dict[str, Any], path: Path) -> Config:
     """Settings from the file, with what the environment says over them."""
+    return with_environment(check(values, path), path)
+
+
+def with_environment(config: Config, path: Path) -> Config:
+    """These settings, with what the environment and the `.env` beside the file say over them."""
     environment = {**_dotenv(path.parent / ".env"), **os.environ}
-    for key in ("catalog", "store"):
-        if environment.get(f"EVERLEARN_{key.upper()}"):
-            values = {**values, key: environment[f"EVERLEARN_{key.upper()}"]}
-    values = {key: value for key, value in values.items() if value is not None}
+    said = {key: environment[name] for key, name in OVERRIDES.items() if environment.get(name)}
+    return check({**config.model_dump(by_alias=True), **said}, path) if said else config
+
+
+def check(values: dict[str, Any], path: Path) -> Config:
+    """Settings from these values alone. path: the file that errors name. Raises BadConfig."""
     try:
-        return Config.model_validate(values)
+        return Config.model_validate({key: value for key, value in values.items() if value is not None})
     except ValidationError as error:
         raise _explained(error, path) from None
 
 
 def apply_dotenv(folder: Path) -> None:
-    """Put the variables of `folder/.env` into the environment; what is set already stays."""
+    """Put the variables of `folder/.env` into the environment, such as the keys of a bucket; what is set already stays.
+    Not those that are settings of this workspace: another one in the same process must not get them."""
     for key, value in _dotenv(folder / ".env").items():
-        os.environ.setdefault(key, value)
+        if key not in OVERRIDES.values():
+            os.environ.setdefault(key, value)
 
 
 def _dotenv(path: Path) -> dict[str, str]:
@@ -267,7 +278,10 @@ def _dotenv(path: Path) -> dict[str, str]:
         return {}
     from dotenv import dotenv_values
 
-    return {key: value for key, value in dotenv_values(path).items() if value is not None}
+    try:
+        return {key: value for key, value in dotenv_values(path).items() if value is not None}
+    except (OSError, UnicodeDecodeError):  # their words may hold what the file says
+        raise BadConfig(f"{path} cannot be read.", "It must be a UTF-8 text file of NAME=VALUE lines.") from None
 
 
 def _explained(error: ValidationError, path: Path) -> BadConfig:
@@ -278,7 +292,7 @@ def _explained(error: ValidationError, path: Path) -> BadConfig:
         remedy = f"Did you mean {near[0]}?" if near else f"Known here: {', '.join(_keys_at(first['loc'][:-1]))}."
         return BadConfig(f"{path}: there is no setting {where}.", remedy)
     value = first.get("input")
-    shown = "" if isinstance(value, dict) or where == "catalog" else f" is {value!r}"
+    shown = "" if isinstance(value, dict) or where in OVERRIDES else f" is {reprlib.repr(value)}"  # may hold a secret
     return BadConfig(f"{path}: {where}{shown}: {first['msg'].removeprefix('Value error, ')}.", "Mend that line.")
 
 
@@ -318,5 +332,15 @@ def _lines(section: BaseModel, depth: int) -> Iterator[str]:
             continue
         for line in textwrap.wrap(field.description or "", 110 - len(pad)):
             yield f"{pad}# {line}"
-        plain = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000).strip()
-        yield f"{pad}{key}: {plain.removesuffix('...').strip() if value is not None else ''}".rstrip()
+        yield f"{pad}{key}: {_scalar(value)}".rstrip()
+
+
+def _scalar(value: Any) -> str:
+    """One line of YAML that reads back as this value; nothing for None."""
+    if value is None:
+        return ""
+    options: dict[str, Any] = {"default_flow_style": True, "allow_unicode": True, "width": 1 << 30}
+    plain = yaml.safe_dump(value, **options).removesuffix("\n...\n").strip()
+    if "\n" in plain or yaml.safe_load(plain) != value:
+        return yaml.safe_dump(value, default_style='"', **options).strip()
+    return plain

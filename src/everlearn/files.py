@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from itertools import chain, count
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -39,21 +40,25 @@ class Change:
     def refile(self, ids: Collection[SampleId]) -> None:
         """Bring the files of these samples to where their rows say that they belong."""
         moving = [one for one in samples.some(self.tx, ids).values() if not _in_place(one)]
-        keys = new_keys(self.tx, moving)
+        keys = new_keys(self.tx, moving, self._spare)
         for one in moving:
             self.workspace.store.copy(one.key, keys[one.id])
             faults.point("files.copied")
         samples.change(self.tx, ({"id": one.id, "key": keys[one.id]} for one in moving))
-        self._spare += [one.key for one in moving if one.key != keys[one.id]]
+        self._spare += [one.key for one in moving]
 
     def discard(self, keys: Collection[str]) -> None:
         """Remove these files once the transaction is committed."""
         self._spare += keys
 
     def clear(self) -> None:
-        for key in self._spare:
-            self.workspace.store.remove(key)
-            faults.point("files.removed")
+        """Remove what is spare, while nobody can give its name to another sample."""
+        if not self._spare:
+            return
+        with self.workspace.catalog.write() as tx:
+            for key in sorted(set(self._spare) - samples.keys(tx, self._spare)):
+                self.workspace.store.remove(key)
+                faults.point("files.removed")
 
 
 @contextmanager
@@ -79,27 +84,20 @@ def folder_of(one: Sample) -> str:
     return COLLECTED if one.quality is None else VALIDATED
 
 
-def new_keys(tx: Connection, moving: Collection[Sample]) -> dict[SampleId, str]:
-    """Where these samples' files belong; a short id sets apart names that would collide, also where case is folded."""
-    wanted = {one.id: _key(one) for one in sorted(moving, key=lambda one: one.id)}
-    own = {one.id: one.key for one in moving}
-    taken: dict[str, str] = {}
-    for chunk in samples.chunks(list(wanted.values())):
-        taken.update(
-            {row.key: row.id for row in tx.execute(sa.select(sample.c.key, sample.c.id).where(sample.c.key.in_(chunk)))}
-        )
-    used: set[str] = set()
+def new_keys(tx: Connection, moving: Collection[Sample], spare: Collection[str] = ()) -> dict[SampleId, str]:
+    """Where these samples' files belong; an id sets apart names that would collide, also where case is folded.
+
+    A name that any sample has now, and one that is spare, is nobody's: it must hold what it holds until the commit."""
+    names = {one.id: _names(one) for one in moving}
+    used = {key.casefold() for key in spare} | {one.key.casefold() for one in moving}
+    for chunk in samples.chunks([key.casefold() for three in names.values() for key in three]):
+        used.update(tx.execute(sa.select(sample.c.folded).where(sample.c.folded.in_(chunk))).scalars())
+    keys: dict[SampleId, str] = {}
     for one in sorted(moving, key=lambda one: one.id):
-        key = wanted[one.id]
-        if taken.get(key, one.id) != one.id or key.casefold() in used:
-            key = _key(one, one.id[:SUFFIX])
-        if key.casefold() in used or taken.get(key, one.id) != one.id:
-            key = _key(one, one.id)
-        if own[one.id].casefold() == key.casefold() and own[one.id] != key:
-            key = own[one.id]  # a change of case alone would be lost where case is folded
-        wanted[one.id] = key
-        used.add(key.casefold())
-    return wanted
+        again = (_key(one, f"{one.id}-{n}") for n in count(2))  # moved to and fro in one transaction
+        keys[one.id] = next(key for key in chain(names[one.id], again) if key.casefold() not in used)
+        used.add(keys[one.id].casefold())
+    return keys
 
 
 def _key(one: Sample, suffix: str | None = None) -> str:
@@ -107,5 +105,10 @@ def _key(one: Sample, suffix: str | None = None) -> str:
     return f"{folder_of(one)}/{render_name(one.label, one.time, one.camera, ext, suffix)}"
 
 
+def _names(one: Sample) -> list[str]:
+    """The names that a sample's file may have, the plainest first."""
+    return [_key(one), _key(one, one.id[:SUFFIX]), _key(one, one.id)]
+
+
 def _in_place(one: Sample) -> bool:
-    return one.key in (_key(one), _key(one, one.id[:SUFFIX]), _key(one, one.id))
+    return one.key == _key(one) or one.key in _names(one)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,9 @@ from everlearn.config import FILE_NAME, Config
 from everlearn.errors import BadInput, Busy, Corrupt, Missing, StoreFault
 
 if TYPE_CHECKING:
+    from filelock import BaseFileLock
+    from sqlalchemy import URL
+
     from everlearn.catalog import Database
     from everlearn.types import Store
 
@@ -43,6 +48,7 @@ FOLDERS = (
     ERRORS,
 )
 
+SCHEMA = "everlearn.schema.json"
 PRIVATE = ".everlearn"
 """Caches and the lock: nothing in here is needed to restore a workspace."""
 
@@ -59,21 +65,22 @@ class Workspace:
     @classmethod
     def create(cls, root: Path, config: Config, *, git: bool = False) -> Workspace:
         """Make the folder tree and write everlearn.yaml. Raises BadInput where a workspace is there already."""
-        root = root.expanduser().absolute()
-        if (root / FILE_NAME).exists():
-            raise BadInput(f"{root} is a workspace already.", f"Edit its {FILE_NAME}, or choose another folder.")
-        if root.exists() and not root.is_dir():
-            raise BadInput(f"{root} is a file.", "Choose another folder.")
+        root = _absolute(root)
         try:
+            if (root / FILE_NAME).exists():
+                raise BadInput(f"{root} is a workspace already.", f"Edit its {FILE_NAME}, or choose another folder.")
+            if root.exists() and not root.is_dir():
+                raise BadInput(f"{root} is a file.", "Choose another folder.")
             for folder in (*FOLDERS, PRIVATE):
                 (root / folder).mkdir(parents=True, exist_ok=True)
             schema = json.dumps(configuration.schema(), indent=1, ensure_ascii=False)
-            (root / "everlearn.schema.json").write_text(schema + "\n", encoding="utf-8")
-            write_whole(root / FILE_NAME, configuration.commented(config).encode())
+            (root / SCHEMA).write_text(schema + "\n", encoding="utf-8")
         except OSError as error:
             raise StoreFault(f"{root} cannot be written: {error.strerror}.", "Choose a folder you may write.") from None
-        workspace = cls.open(root)
-        workspace.catalog  # noqa: B018 - made now, so that a wrong URL is told now
+        configuration.apply_dotenv(root)
+        workspace = cls(root, configuration.with_environment(config, root / FILE_NAME))
+        workspace.catalog  # noqa: B018 - made now, so that a wrong URL is told before the folder is a workspace
+        write_whole(root / FILE_NAME, configuration.commented(config).encode())
         if git:
             _make_repository(root)
         return workspace
@@ -81,7 +88,7 @@ class Workspace:
     @classmethod
     def open(cls, folder: Path | str | None = None) -> Workspace:
         """The workspace at `folder`, or the nearest at or above the current folder. Raises Missing, BadConfig."""
-        root = Path(folder).expanduser().absolute() if folder is not None else _nearest(Path.cwd())
+        root = _absolute(folder) if folder is not None else _nearest()
         config = configuration.load(root / FILE_NAME)
         configuration.apply_dotenv(root)
         return cls(root, config)
@@ -102,64 +109,96 @@ class Workspace:
 
         if self.config.store is None:
             return LocalStore(self.root, sync=False)  # `files.change` flushes before each commit
+        if "://" not in self.config.store:
+            return LocalStore(self.root / self.config.store, sync=False)
         return open_store(self.config.store)
 
     def private(self, name: str) -> Path:
-        """A file for caches."""
-        (self.root / PRIVATE).mkdir(exist_ok=True)
+        """A file for caches. Raises StoreFault."""
+        try:
+            (self.root / PRIVATE).mkdir(exist_ok=True)
+        except OSError as error:
+            raise StoreFault(f"{self.root} cannot be written: {error.strerror}.", "Make it writable.") from None
         return self.root / PRIVATE / name
 
     @contextmanager
     def lock(self, wait: float = LOCK_SECONDS) -> Iterator[None]:
         """One process at a time changes a workspace. Others wait, then raise Busy naming who holds it. A killed
-        process holds nothing: the lock is the operating system's."""
-        from filelock import FileLock, Timeout
+        process holds nothing: the lock is the operating system's. Whoever has it may take it again."""
+        from filelock import Timeout
 
-        path = self.private("lock")
         holder = self.private("lock.holder")
         try:
-            lock = FileLock(path, timeout=wait)
-            with lock:
-                holder.write_text(f"process {os.getpid()}", encoding="utf-8")
-                yield
-                holder.unlink(missing_ok=True)
+            held = self._lock.acquire(timeout=wait)
         except Timeout:
-            who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
+            try:
+                who = holder.read_text(encoding="utf-8")
+            except OSError:
+                who = "another process"
             raise Busy(
                 f"{who} is working on {self.root}.", f"Waited {wait:.0f} s; run again when it is done."
             ) from None
-        except OSError as error:
-            if error.filename is None or str(self.root / PRIVATE) not in str(error.filename):
-                raise
-            raise StoreFault(f"{self.root} cannot be written: {error.strerror}.", "Make it writable.") from None
+        except (OSError, NotImplementedError) as error:
+            why = error.strerror if isinstance(error, OSError) else "its disk has no locks"
+            raise StoreFault(
+                f"{self.root} cannot be locked: {why}.", "Make it writable, on a disk with locks."
+            ) from None
+        with held:
+            with suppress(OSError):  # it helps others, and is not needed
+                holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+            yield
 
-    def _catalog_url(self) -> str:
+    @cached_property
+    def _lock(self) -> BaseFileLock:
+        from filelock import FileLock
+
+        return FileLock(self.private("lock"))
+
+    def _catalog_url(self) -> str | URL:
+        from sqlalchemy import URL
+
         url = self.config.catalog
         if url is None:
-            return f"sqlite:///{self.root / 'catalog.db'}"
-        if url.startswith("sqlite:///") and not url.startswith("sqlite:////"):
-            return f"sqlite:///{self.root / url.removeprefix('sqlite:///')}"
+            return URL.create("sqlite", database=str(self.root / "catalog.db"))  # the path may hold ? and %
+        if url.startswith("sqlite:///"):
+            return URL.create("sqlite", database=str(self.root / url.removeprefix("sqlite:///")))
         return url
 
 
-def _nearest(start: Path) -> Path:
+def _absolute(folder: Path | str) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(folder)))  # noqa: PTH100, PTH111 - these never fail
+
+
+def _nearest() -> Path:
+    try:
+        start = Path.cwd()
+    except OSError:
+        raise Missing("The current folder is not there any more.", "Go to another, or name one: -w DIR") from None
     for folder in (start, *start.parents):
-        if (folder / FILE_NAME).is_file():
+        if os.path.isfile(folder / FILE_NAME):  # noqa: PTH113 - False where it may not be looked at
             return folder
     raise Missing(f"There is no workspace at or above {start}.", "Make one: everlearn init DIR; or name one: -w DIR")
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: a reader, or a process after a crash, sees the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Write a file whole or not at all: a reader, or a process after a crash, sees the old one or the new one. What
+    comes after it can rely on it, power cut or not. Raises StoreFault."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with suppress(OSError):  # some network disks cannot
+                os.fsync(folder)
+        finally:
+            os.close(folder)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise StoreFault(f"{path} cannot be written: {error.strerror}.", "Is the disk full or read-only?") from None
 
 
@@ -168,11 +207,11 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise Missing(f"There is no {path}.") from None
-    except (OSError, ValueError) as error:
-        raise Corrupt(f"{path} cannot be read: {error}.") from None
+        raise Missing(f"There is no {path}.", "See: everlearn doctor") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise Corrupt(f"{path} cannot be read: {error}.", "See: everlearn doctor") from None
     if not isinstance(value, dict):
-        raise Corrupt(f"{path} is not a JSON object.")
+        raise Corrupt(f"{path} is not a JSON object.", "See: everlearn doctor")
     return value
 
 

@@ -124,7 +124,8 @@ class Database:
                 connection.commit()
             finally:
                 connection.rollback()
-                connection.invalidate()  # the next one has foreign keys on
+                if self.sqlite:
+                    connection.exec_driver_sql("PRAGMA foreign_keys=ON")
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

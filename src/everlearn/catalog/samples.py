@@ -11,7 +11,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from everlearn.catalog.tables import sample, sighting, suppressed
+from everlearn.catalog.tables import answer, sample, sighting, suppressed
 from everlearn.errors import BadInput, Missing
 from everlearn.types import STATUSES, SampleId, Status
 
@@ -110,6 +110,15 @@ def known(tx: Connection, ids: Collection[SampleId]) -> set[SampleId]:
     return {row.id for chunk in chunks(ids) for row in tx.execute(sa.select(sample.c.id).where(sample.c.id.in_(chunk)))}
 
 
+def keys(tx: Connection, wanted: Collection[str]) -> set[str]:
+    """Which of these files belong to a sample, or to a recorded answer."""
+    found: set[str] = set()
+    for chunk in chunks(wanted):
+        found.update(tx.execute(sa.select(sample.c.key).where(sample.c.key.in_(chunk))).scalars())
+        found.update(row.key for row in tx.execute(sa.select(answer.c.key).where(answer.c.key.in_(chunk))))
+    return found
+
+
 def copies(tx: Connection, ids: Collection[SampleId]) -> set[SampleId]:
     """Which of these ids are augmented copies."""
     copy = sample.c.parent_id.is_not(None)
@@ -176,7 +185,7 @@ def counts(tx: Connection) -> dict[Status, int]:
 def refusals(tx: Connection) -> dict[str, int]:
     """Reason of quarantine to number of samples."""
     query = sa.select(sample.c.refusal, sa.func.count()).where(sample.c.refusal.is_not(None)).group_by(sample.c.refusal)
-    return {row[0]: row[1] for row in tx.execute(query.order_by(sample.c.refusal))}
+    return dict(sorted((row[0], row[1]) for row in tx.execute(query)))  # databases sort text their own ways
 
 
 def queue(tx: Connection, limit: int) -> list[Sample]:

@@ -50,12 +50,12 @@ def latest(tx: Connection) -> Snapshot | None:
 
 
 def get(tx: Connection, name: str | int) -> Snapshot:
-    """By number, or by an unambiguous beginning of the digest. Raises Missing."""
-    wanted = snapshot.c.number == int(name) if str(name).isdigit() and len(str(name)) < 8 else None
-    if wanted is None:
-        wanted = snapshot.c.digest.startswith(str(name), autoescape=True)
-    rows = tx.execute(sa.select(snapshot).where(wanted).limit(2)).all()
-    if len(rows) != 1:
+    """By number, or by an unambiguous beginning of the digest: the newest of that digest. Raises Missing."""
+    text = str(name).lower()
+    by_number = text.isascii() and text.isdigit() and len(text) < 8
+    wanted = snapshot.c.number == int(text) if by_number else snapshot.c.digest.startswith(text, autoescape=True)
+    rows = tx.execute(sa.select(snapshot).where(wanted).order_by(snapshot.c.number.desc())).all() if text else []
+    if len({row.digest for row in rows}) != 1:
         raise Missing(f"There is no one snapshot {name}.", "See: everlearn dataset list")
     return _snapshot(rows[0])
 
@@ -70,7 +70,7 @@ def build(tx: Connection, wanted: Iterable[Member], scores: Mapping[str, Any] | 
     goal = list(wanted)
     mark = digest(goal)
     newest = latest(tx)
-    if newest is not None and newest.digest == mark:
+    if newest is not None and newest.digest == mark and _whole(tx, newest.number):
         return newest
     number = newest.number + 1 if newest else 1
     there = {one.id: one for one in members(tx, newest.number)} if newest else {}
@@ -92,7 +92,6 @@ def build(tx: Connection, wanted: Iterable[Member], scores: Mapping[str, Any] | 
         "scores": dict(scores) if scores else None,
         "reduced": 0,
     }
-    _retire_same_digest(tx, mark)
     tx.execute(snapshot.insert().values(**values))
     return get(tx, number)
 
@@ -102,23 +101,21 @@ def mark_learned(tx: Connection, number: int) -> None:
     inside = sa.select(member.c.sample_id).where(
         member.c.added <= number, sa.or_(member.c.removed.is_(None), member.c.removed > number)
     )
-    gone = sa.select(sample.c.id).where(sample.c.learned, sample.c.id.not_in(inside))
-    come = sa.select(sample.c.id).where(sa.not_(sample.c.learned), sample.c.id.in_(inside))
-    for query, value in ((gone, False), (come, True)):
-        ids = [row.id for row in tx.execute(query)]
-        samples.change(tx, ({"id": id, "learned": value} for id in ids))
-        samples.restate(tx, ids)
+    change = sample.update()
+    tx.execute(change.where(sample.c.learned, sample.c.id.not_in(inside)).values(learned=False))
+    tx.execute(change.where(sa.not_(sample.c.learned), sample.c.id.in_(inside)).values(learned=True))
+    # of `samples.status_of` these are the two that turn on `learned`
+    tx.execute(change.where(sample.c.status == "learned", sa.not_(sample.c.learned)).values(status="labelled"))
+    tx.execute(change.where(sample.c.status == "labelled", sample.c.learned).values(status="learned"))
 
 
 def forget(tx: Connection, ids: Collection[SampleId]) -> None:
     """Take samples out of every snapshot; the digests of those that held them stay as names only."""
     for chunk in samples.chunks(ids):
-        rows = tx.execute(sa.select(member).where(member.c.sample_id.in_(chunk))).all()
-        for row in rows:
-            upto = snapshot.c.number < row.removed if row.removed is not None else sa.true()
-            tx.execute(
-                snapshot.update().where(snapshot.c.number >= row.added, upto).values(reduced=snapshot.c.reduced + 1)
-            )
+        spans = sa.select(member.c.added, member.c.removed, sa.func.count()).where(member.c.sample_id.in_(chunk))
+        for added, removed, number in tx.execute(spans.group_by(member.c.added, member.c.removed)).all():
+            held = sa.and_(snapshot.c.number >= added, sa.true() if removed is None else snapshot.c.number < removed)
+            tx.execute(snapshot.update().where(held).values(reduced=snapshot.c.reduced + number))
         tx.execute(member.delete().where(member.c.sample_id.in_(chunk)))
 
 
@@ -133,12 +130,9 @@ def _remove(tx: Connection, ids: Collection[SampleId], number: int) -> None:
         )
 
 
-def _retire_same_digest(tx: Connection, mark: str) -> None:
-    """A digest names one snapshot: where the data has come back to an earlier state, the newest row carries it."""
-    for row in tx.execute(sa.select(snapshot).where(snapshot.c.digest == mark)).all():
-        tx.execute(
-            snapshot.update().where(snapshot.c.number == row.number).values(digest=f"{mark[:52]}#{row.number:011d}")
-        )
+def _whole(tx: Connection, number: int) -> bool:
+    """Whether nothing was erased from a snapshot."""
+    return tx.execute(sa.select(snapshot.c.reduced).where(snapshot.c.number == number)).scalar() == 0
 
 
 def _snapshot(row: Any) -> Snapshot:

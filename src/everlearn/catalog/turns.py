@@ -46,7 +46,8 @@ def set_to(tx: Connection, name: str, value: Any) -> None:
 def suppress(tx: Connection, ids: Collection[SampleId]) -> None:
     """Forgotten content must not be collected again. Only keyed digests are kept: without the catalog's own key they
     tell nobody what was here."""
-    marks = {_mark(_key(tx), id) for id in ids}
+    key = _key(tx)
+    marks = {_mark(key, id) for id in ids}
     there: set[str] = set()
     for chunk in samples.chunks(marks):
         there.update(r.mark for r in tx.execute(sa.select(suppressed.c.mark).where(suppressed.c.mark.in_(chunk))))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -106,8 +106,8 @@ def unpoint(tx: Connection, name: str) -> None:
 def aliases(tx: Connection) -> dict[str, list[str]]:
     """Version to the aliases that name it."""
     found: dict[str, list[str]] = {}
-    for row in tx.execute(sa.select(alias).order_by(alias.c.name)):
-        found.setdefault(row.version, []).append(row.name)
+    for name, version_name in sorted(tuple(row) for row in tx.execute(sa.select(alias.c.name, alias.c.version))):
+        found.setdefault(version_name, []).append(name)  # sorted here: databases sort text their own ways
     return found
 
 
@@ -136,7 +136,9 @@ def past(tx: Connection) -> list[dict[str, Any]]:
 
 
 def in_production(tx: Connection, moment: datetime) -> dict[str, Any] | None:
-    """The line of history that put the model in production which was there at this time (UTC)."""
+    """The line of history that put the model in production which was there at this time (UTC where it has no zone)."""
+    if moment.tzinfo is not None:
+        moment = moment.astimezone(UTC).replace(tzinfo=None)
     acts = history.c.action.in_(("promoted", "rolled back", "withdrawn"))
     query = sa.select(history).where(acts, history.c.at <= moment).order_by(history.c.id.desc()).limit(1)
     row = tx.execute(query).first()
@@ -155,6 +157,12 @@ def evaluations(tx: Connection, name: str | None = None) -> list[dict[str, Any]]
     query = sa.select(evaluation).order_by(evaluation.c.id)
     rows = tx.execute(query if name is None else query.where(evaluation.c.version == name))
     return [dict(row._mapping) for row in rows]
+
+
+def compared(tx: Connection) -> set[str]:
+    """The versions that were ever held against a champion."""
+    query = sa.select(evaluation.c.version).where(evaluation.c.champion.is_not(None)).distinct()
+    return {row.version for row in tx.execute(query)}
 
 
 def deployed(tx: Connection, name: str, path: str, evaluation_id: int | None) -> None:
