@@ -114,7 +114,7 @@ def _carry_out(workspace: Workspace, journal: dict[str, Any], progress: Progress
     ids: list[SampleId] = journal["ids"]
     path = workspace.private(JOURNAL)
     if "before" not in journal:
-        live = teach.live(workspace)
+        live = teach.live(workspace, stored=True)
         journal["before"] = live.memory.digest() if live.held else None
         with workspace.catalog.read() as tx:
             journal["champion"] = getattr(versions.champion(tx), "name", None)

@@ -48,6 +48,7 @@ class LiveMemory:
         self.features = Features(workspace, basis)
         self.path = workspace.root / FILE
         self.memory, self.held = self._load(strict)
+        self.stamp = self._stamp()
 
     def bring_to(self, members: Iterable[Member], progress: Progress) -> Moved:
         """Hold exactly the training and validation members of these. Nothing is written; see `save`."""
@@ -71,7 +72,20 @@ class LiveMemory:
         """Keep the memory as standing at this snapshot."""
         faults.point("live.before_save")
         self.memory.save(self.path, {"snapshot": snapshot.number, "digest": snapshot.digest})
+        self.stamp = self._stamp()
         faults.point("live.saved")
+
+    @property
+    def current(self) -> bool:
+        """Whether the file is still the one that this was read from or written to."""
+        return self.stamp == self._stamp()
+
+    def _stamp(self) -> tuple[int, int] | None:
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size
 
     def rebuilt(self, progress: Progress) -> ExactMemory:
         """A new memory of what this one holds, from the features: for `verify`."""

@@ -35,9 +35,12 @@ _KEY = "everlearn."  # before the names of our metadata
 class Target(Protocol):
     """A regression's range and step."""
 
-    low: float
-    high: float
-    step: float
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def step(self) -> float: ...
 
 
 class Head(Protocol):

@@ -151,11 +151,15 @@ def _suspects(workspace: Workspace, progress: Progress) -> dict[SampleId, str] |
 
 def _probabilities(memory: Any, found: Any, ids: Sequence[SampleId], progress: Progress) -> Any:
     """(N, C) honest probabilities: out of fold for what the memory holds, the head's own for the test side."""
-    held = dict(zip(found.held_out.cached.ids, found.held_out.probabilities(), strict=True))
-    others = [id for id in ids if id not in held]
+    row = {id: number for number, id in enumerate(ids)}
+    table = np.full((len(ids), len(found.head.classes)), np.nan, np.float32)
+    held = found.held_out.cached.ids
+    wanted = [number for number, id in enumerate(held) if id in row]
+    table[[row[held[number]] for number in wanted]] = found.held_out.probabilities()[wanted]
+    others = sorted(set(ids) - set(held))
     for part, phi in memory.features.batches(others, progress):
-        held.update(zip(part, found.head.probabilities(phi), strict=True))
-    return np.stack([held[id] for id in ids])
+        table[[row[id] for id in part]] = found.head.probabilities(phi)
+    return table
 
 
 def _hold(workspace: Workspace, wrong: Mapping[SampleId, str], learning: set[SampleId]) -> None:
@@ -212,14 +216,14 @@ def label(workspace: Workspace, progress: Progress) -> Labelling:
 
 
 def _sure(workspace: Workspace, progress: Progress) -> Sure | None:
-    from everlearn.stages import prove
+    from everlearn.stages import answering
 
     with workspace.catalog.read() as tx:
         model = versions.champion(tx) or versions.newest(tx)
     if model is None or workspace.config.task == "regress":
         return None
     promise = (model.metrics or {}).get("auto_label")
-    answerer = prove.answerer(workspace, model)
+    answerer = answering.answerer(workspace, model)
 
     def predict(ids: Sequence[SampleId]) -> Sequence[Prediction]:
         return answerer.predictions(ids, progress)

@@ -11,6 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from everlearn import registry
 from everlearn.catalog import snapshots, versions
 from everlearn.catalog.tables import now
@@ -18,13 +20,12 @@ from everlearn.dataset.build import build, current
 from everlearn.errors import BadInput
 from everlearn.learn.exact.cached import Cached
 from everlearn.learn.exact.fit import AUTO_LABEL, Fitted, fit
-from everlearn.learn.live import FILE, LiveMemory, Moved
+from everlearn.learn.live import FILE, Held, LiveMemory, Moved
 from everlearn.types import LearnReport
 
 if TYPE_CHECKING:
-    from everlearn.model.basis import Basis
-
     from everlearn.catalog.versions import Version
+    from everlearn.model.basis import Basis
     from everlearn.types import Member, Progress, Snapshot
     from everlearn.workspace import Workspace
 
@@ -45,9 +46,23 @@ def _basis(spec: str, dimensions: int | None, root: Path) -> Basis:
     return Basis(backbone) if dimensions is None else Basis(backbone, dimensions=dimensions)
 
 
-def live(workspace: Workspace, *, strict: bool = False) -> LiveMemory:
-    """The workspace's one memory. strict: raise Corrupt for a damaged one instead of building it again."""
-    return LiveMemory(workspace, basis(workspace), strict=strict)
+_live: dict[Path, LiveMemory] = {}
+_fitted: dict[Path, tuple[str, Held, Fitted]] = {}
+"""What the stages of one turn would otherwise load and solve twice; of one workspace at a time."""
+
+
+def live(workspace: Workspace, *, stored: bool = False, strict: bool = False) -> LiveMemory:
+    """The workspace's one memory; within a turn it may stand ahead of what is stored.
+
+    stored: as it lies on disk. strict: the same, and raise Corrupt for a damaged one instead of building it again.
+    """
+    found = _live.get(workspace.root)
+    fresh = stored or strict or found is None or not found.current or found.basis.digest != basis(workspace).digest
+    if fresh or found is None:
+        found = LiveMemory(workspace, basis(workspace), strict=strict)
+        _live.clear()
+        _live[workspace.root] = found
+    return found
 
 
 def anything_labelled(workspace: Workspace) -> bool:
@@ -82,13 +97,17 @@ def pool(workspace: Workspace) -> list[Member]:
 
 def fitted(workspace: Workspace, memory: LiveMemory, progress: Progress) -> Fitted:
     """The head that a memory gives, with its out-of-fold view."""
+    before = _fitted.get(workspace.root)
+    if before is not None and before[:2] == (memory.basis.digest, memory.held):
+        return before[2]
     ids = sorted(memory.held)
     phi = memory.features.all(ids, progress)
     labels = [memory.held[id][0] for id in ids]
-    import numpy as np
-
     folds = np.array([memory.held[id][1] for id in ids], np.int64)
-    return fit(memory.memory, Cached(ids, phi, labels, folds), precision=workspace.config.label.precision)
+    found = fit(memory.memory, Cached(ids, phi, labels, folds), precision=workspace.config.label.precision)
+    _fitted.clear()
+    _fitted[workspace.root] = (memory.basis.digest, memory.held, found)
+    return found
 
 
 def learn(workspace: Workspace, progress: Progress, reason: str = "learned") -> tuple[Version, LearnReport]:
