@@ -75,8 +75,8 @@ def _options(workspace: Workspace, labels_from: str | None = None, **said: Any) 
 
 @dataclass(slots=True)
 class Validated:
-    """scores: of the whole data set, 0-1, None where there is nothing to score; culprits: score to the samples that pull
-    it down most; stops: the data gates that failed, a line each, naming images."""
+    """scores: of the whole data set, 0-1, None where there is nothing to score; culprits: score to the samples that
+    pull it down most; stops: the data gates that failed, a line each, naming images."""
 
     validated: int
     quarantined: dict[str, int]

@@ -111,7 +111,7 @@ def fitted(workspace: Workspace, memory: LiveMemory, progress: Progress) -> Fitt
 
 
 def learn(workspace: Workspace, progress: Progress, reason: str = "learned") -> tuple[Version, LearnReport]:
-    """Teach what is new and register the result. Where nothing is new, the newest version is given back, with 0 samples.
+    """Teach what is new and register the result; where nothing is new, give the newest version back, with 0 samples.
 
     Raises BadInput where nothing is labelled, or nothing stands on the learning side.
     """
@@ -168,7 +168,7 @@ def _register(
     }
     card = _card(workspace, memory, found, snapshot, name, report)
     with tempfile.TemporaryDirectory() as folder:
-        files = _files(Path(folder), memory, found, card)
+        files = _files(Path(folder), basis(workspace), found, card)
         facts = {
             "parent": (champion or newest).name if champion or newest else None,  # type: ignore[union-attr]
             "snapshot": snapshot.number,
@@ -190,12 +190,12 @@ def vars_of(threshold: Any) -> dict[str, float]:
     return {name: getattr(threshold, name) for name in names}
 
 
-def _files(folder: Path, memory: LiveMemory, found: Fitted, card: dict[str, Any]) -> dict[str, bytes | Path]:
+def _files(folder: Path, own: Basis, found: Fitted, card: dict[str, Any]) -> dict[str, bytes | Path]:
     """The bundle: the ONNX file, checked against the Python result, the head, the classes, the card."""
     from everlearn.model.bundle import export_head
 
     model, head = folder / "model.onnx", folder / "head.npz"
-    export_head(memory.basis, found.head, model, card=card)
+    export_head(own, found.head, model, card=card)
     found.head.save(head)
     text = json.dumps(card, ensure_ascii=False, indent=1, default=str)
     return {
