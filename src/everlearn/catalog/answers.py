@@ -57,8 +57,13 @@ def erase(tx: Connection, contents: Collection[SampleId]) -> None:
 
 def report(tx: Connection, sample_id: SampleId, *, wrong: str | None, right: str | None, version: str) -> None:
     """Keep a reported mistake as a regression case; the newest report on a sample holds."""
-    tx.execute(regression.delete().where(regression.c.sample_id == sample_id))
+    withdraw(tx, sample_id)
     tx.execute(regression.insert().values(sample_id=sample_id, wrong=wrong, right=right, version=version, at=now()))
+
+
+def withdraw(tx: Connection, sample_id: SampleId) -> None:
+    """Keep this sample no longer as a mistake."""
+    tx.execute(regression.delete().where(regression.c.sample_id == sample_id))
 
 
 def cases(tx: Connection) -> list[dict[str, Any]]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,13 +16,19 @@ from everlearn.errors import BadInput, EverlearnError, Missing
 from everlearn.evaluate import compare as comparing
 from everlearn.evaluate import gates
 from everlearn.evaluate.forgetting import forgetting
-from everlearn.evaluate.metrics import Answers, Metrics, RegressionMetrics, classification, regression
+from everlearn.evaluate.metrics import (
+    Answers,
+    CameraScore,
+    ClassScore,
+    Metrics,
+    RegressionMetrics,
+    classification,
+    regression,
+)
 from everlearn.evaluate.report import DataScore, Report, render_html, render_json
-from everlearn.learn.exact.head import Head
-from everlearn.learn.features import Features, images
-from everlearn.naming import render_model_name
-from everlearn.stages import teach
-from everlearn.types import Prediction
+from everlearn.learn.features import images
+from everlearn.naming import escape, render_model_name
+from everlearn.stages.answering import Answerer, Named, answerer, named
 from everlearn.workspace import EVALUATIONS
 
 if TYPE_CHECKING:
@@ -33,73 +37,19 @@ if TYPE_CHECKING:
     from everlearn.catalog.versions import Version
     from everlearn.evaluate.compare import Comparison
     from everlearn.evaluate.gates import Decision
-    from everlearn.types import Member, Progress, SampleId
+    from everlearn.types import Member, Prediction, Progress, SampleId, Snapshot
     from everlearn.workspace import Workspace
 
+FIGURES = ("accuracy", "precision", "recall", "f1", "ece", "mae", "mse", "rmse", "r2")
+"""Headline figures of an evaluation; those of another task are null."""
+CLOSE = 0.05
+"""A number counts as answered right within this share of the target's range."""
 PAST = 30
 """Earlier versions that forgetting looks back on."""
 SHOWN = 24
-"""Pictures in a report."""
-
-
-class Answerer:
-    """Answers of one model for samples of the workspace. classes: what it knows, () for `regress`."""
-
-    def __init__(self, workspace: Workspace, head: Head, features: Features | None, model: Any = None) -> None:
-        self.workspace, self.head, self.features, self.model = workspace, head, features, model
-        self.classes: tuple[str, ...] = head.classes if head is not None else tuple(model.classes)
-
-    def table(self, ids: Sequence[SampleId], progress: Progress) -> NDArray[np.floating]:
-        """(N, C) probabilities, or (N, 1) values for `regress`."""
-        parts = []
-        if self.features is not None:
-            for _, phi in self.features.batches(ids, progress):
-                parts.append(self.head.values(phi)[:, None] if self.head.target else self.head.probabilities(phi))
-        else:
-            for start in range(0, len(ids), 256):
-                parts.append(self.model.table(images(self.workspace, ids[start : start + 256])))
-        return np.concatenate(parts) if parts else np.zeros((0, max(1, len(self.classes))), np.float32)
-
-    def predictions(self, ids: Sequence[SampleId], progress: Progress) -> list[Prediction]:
-        return [prediction(row, self.classes) for row in self.table(ids, progress)]
-
-
-def prediction(row: NDArray[np.floating], classes: Sequence[str], most: int = 10) -> Prediction:
-    """One row of an answer table, in words."""
-    if not classes:
-        return Prediction(None, 1.0, {}, float(row[0]))
-    best = np.argsort(-row, kind="stable")[:most]
-    scores = {classes[column]: float(row[column]) for column in best}
-    return Prediction(classes[best[0]], float(row[best[0]]), scores)
-
-
-def answerer(workspace: Workspace, model: Version | str) -> Answerer:
-    """A version of the workspace, by the cached features where they are of its basis; or any ONNX bundle by its path."""
-    from everlearn.model.bundle import OnnxModel
-
-    if isinstance(model, str):
-        return Answerer(workspace, None, None, OnnxModel(Path(model)))  # type: ignore[arg-type]
-    basis = teach.basis(workspace)
-    if registry.card(workspace, model).get("basis_digest") == basis.digest:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "head.npz"
-            path.write_bytes(registry.bundle_file(workspace, model, "/head.npz"))
-            return Answerer(workspace, Head.load(path), Features(workspace, basis))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        path.write_bytes(registry.bundle_file(workspace, model, ".onnx"))
-        return Answerer(workspace, None, None, OnnxModel(path))  # type: ignore[arg-type]
-
-
-def named(workspace: Workspace, model: str) -> Version | str:
-    """A version, or the path of an ONNX file."""
-    if model.endswith(".onnx") and Path(model).is_file():
-        return model
-    with workspace.catalog.read() as tx:
-        found = versions.get(tx, model)
-    if found.retired:
-        raise BadInput(f"{found.name} is retired: it knew samples that were forgotten.", "Choose a newer one.")
-    return found
+"""Mistakes shown in a report."""
+NAMED = 12
+"""Images shown for each score of the data."""
 
 
 @dataclass(slots=True)
@@ -113,18 +63,7 @@ class Evaluated:
     def lines(self) -> list[str]:
         v = self.values
         lines = [f"{v['model']} on {v['images']} test images:"]
-        for name in (
-            "accuracy",
-            "precision",
-            "recall",
-            "f1",
-            "ece",
-            "mae",
-            "mse",
-            "r2",
-            "forgetting",
-            "backward_transfer",
-        ):
+        for name in (*FIGURES, "forgetting", "backward_transfer"):
             if v.get(name) is not None:
                 low, high = v["intervals"].get(name) or (None, None)
                 lines.append(f"  {name:18}{v[name]:.4f}" + (f"   ({low:.4f} to {high:.4f})" if low is not None else ""))
@@ -148,43 +87,39 @@ class _Test:
 def evaluate(workspace: Workspace, model: str | None, progress: Progress) -> Evaluated:
     """Score a model on the newest snapshot's test side. Raises Missing where there is no model, BadInput where there is
     no test image."""
+    chosen = named(workspace, model)
+    version = chosen.version
     with workspace.catalog.read() as tx:
-        version = versions.get(tx, model)
         champion = versions.champion(tx)
-        snapshot = snapshots.latest(tx)
-        earlier = versions.evaluations(tx)
-    assert snapshot is not None  # a version has one
-    if version.retired:
-        raise BadInput(f"{version.name} is retired: it knew samples that were forgotten.", "Choose a newer one.")
-    members = test_side(workspace)
-    own = answerer(workspace, version)
+    snapshot, members = _sides(workspace)
+    own = answerer(workspace, chosen)
     test = _test(workspace, own, members, progress)
-    rival = champion if champion and champion.name != version.name else None
+    reigns = champion is not None and chosen.file is None and champion.name == version.name
+    rival = None if reigns else champion
     comparison = None
     if rival is not None:
         other = _test(workspace, answerer(workspace, rival), members, progress)
-        looks = {one["version"] for one in earlier if one["champion"] is not None} | {version.name}
-        comparison = _compared(workspace, other, test, len(looks))
+        comparison = _compared(workspace, other, test, _looks(workspace, chosen))
     cases = _cases(workspace, own, progress)
-    history, names = _history(workspace, version, test, progress)
+    history, names = ([], []) if chosen.file else _history(workspace, version, own.classes, test, progress)
     past = forgetting(history, _images_per_class(members)) if workspace.config.task == "classify" else None
     figures = {name: figure.value for name, figure in test.metrics.headline().items()}
-    found = gates.judge({**figures, **_costs(version)}, _targets(workspace))
+    found = gates.judge({**figures, **_costs(version)}, _targets(workspace, version))
     decision = gates.decide(found, comparison, cases, first=champion is None)
-    if champion is not None and champion.name == version.name and not gates.failed(found):
+    if reigns and not gates.failed(found):
         decision = gates.Decision("promote", "champion")
-    report = _report(workspace, version, test, found, decision, comparison, past, names, cases, progress)
+    report = _report(workspace, chosen, own, test, found, decision, comparison, past, names, cases)
     values = {
-        "model": version.name,
+        "model": chosen.name,
         "champion": champion.name if champion else None,
         "snapshot": snapshot.digest,
         "images": len(members),
-        **{name: figures.get(name) for name in ("accuracy", "precision", "recall", "f1")},
-        **figures,
+        **{name: figures.get(name) for name in FIGURES},
         "intervals": {name: [f.low, f.high] for name, f in test.metrics.headline().items()},
         "forgetting": past.forgetting.value if past and past.forgetting else None,
         "backward_transfer": past.backward_transfer.value if past and past.backward_transfer else None,
-        "classes": _per_class(test.metrics),
+        "classes": _tabled(test.metrics.classes) if isinstance(test.metrics, Metrics) else {},
+        "cameras": _tabled(test.metrics.cameras),
         "gates": {name: gate.to_json() for name, gate in found.items()},
         "regressions": cases,
         "comparison": comparison.to_json() if comparison else None,
@@ -192,20 +127,24 @@ def evaluate(workspace: Workspace, model: str | None, progress: Progress) -> Eva
         "memory_digest": version.memory_digest,
         "model_digest": version.model_digest,
     }
-    values["report"] = _keep(workspace, version, report, values, rival)
+    values["report"] = _keep(workspace, chosen, snapshot, report, values, rival)
     return Evaluated(values, decision, not gates.failed(found))
 
 
 def compare(workspace: Workspace, a: str, b: str, progress: Progress) -> Comparison:
     """Paired comparison of two models on the newest test side; b would replace a."""
-    members = test_side(workspace)
-    first, second = (
-        _test(workspace, answerer(workspace, named(workspace, name)), members, progress) for name in (a, b)
-    )
-    return _compared(workspace, first, second, look=1)
+    first, second = (answerer(workspace, named(workspace, model)) for model in (a, b))
+    _, members = _sides(workspace)
+    before, after = (_test(workspace, model, members, progress) for model in (first, second))
+    return _compared(workspace, before, after, look=1)
 
 
 def test_side(workspace: Workspace) -> list[Member]:
+    """What models are tested on. Raises Missing without a snapshot, BadInput without a test image."""
+    return _sides(workspace)[1]
+
+
+def _sides(workspace: Workspace) -> tuple[Snapshot, list[Member]]:
     with workspace.catalog.read() as tx:
         snapshot = snapshots.latest(tx)
         if snapshot is None:
@@ -215,7 +154,14 @@ def test_side(workspace: Workspace) -> list[Member]:
         raise BadInput(
             f"None of {snapshot.samples} samples fell on the test side.", "Collect more, or raise dataset.test."
         )
-    return members
+    return snapshot, members
+
+
+def _looks(workspace: Workspace, chosen: Named) -> int:
+    """How many models the test side has judged against a champion, this one among them."""
+    with workspace.catalog.read() as tx:
+        judged = versions.compared(tx)
+    return len(judged | {chosen.name})
 
 
 def _test(workspace: Workspace, model: Answerer, members: Sequence[Member], progress: Progress) -> _Test:
@@ -259,25 +205,34 @@ def _cases(workspace: Workspace, model: Answerer, progress: Progress) -> dict[st
         there = samples.some(tx, [case["sample_id"] for case in cases])
     ids = [case["sample_id"] for case in cases if there[case["sample_id"]].refusal is None]
     said = dict(zip(ids, model.predictions(ids, progress), strict=True))
-    step = workspace.config.learn.target.step
-    found = {}
-    for case in cases:
-        if case["sample_id"] not in said:
-            continue
-        answer, right = said[case["sample_id"]], case["right"]
-        if answer.value is not None:
-            found[case["sample_id"]] = right is None or abs(answer.value - float(right)) <= max(
-                step, 0.05 * abs(float(right))
-            )
-        else:
-            found[case["sample_id"]] = answer.label == right if right is not None else answer.label != case["wrong"]
-    return found
+    return {
+        case["sample_id"]: _answers(workspace, said[case["sample_id"]], case)
+        for case in cases
+        if case["sample_id"] in said
+    }
+
+
+def _answers(workspace: Workspace, answer: Prediction, case: Mapping[str, Any]) -> bool:
+    """Whether a reported mistake is mended; where only the mistake is known, whether it is not made again."""
+    right, wrong = case["right"], case["wrong"]
+    if answer.value is None:
+        return answer.label == right if right is not None else answer.label != wrong
+    if right is not None:
+        return close_enough(workspace, answer.value, float(right))
+    return wrong is None or not close_enough(workspace, answer.value, float(wrong))
+
+
+def close_enough(workspace: Workspace, said: float, true: float) -> bool:
+    """Whether a number counts as answered right."""
+    target = workspace.config.learn.target
+    return abs(said - true) <= max(target.step, CLOSE * (target.high - target.low))
 
 
 def _history(
-    workspace: Workspace, version: Version, test: _Test, progress: Progress
+    workspace: Workspace, version: Version, classes: Sequence[str], test: _Test, progress: Progress
 ) -> tuple[list[dict[str, float]], list[str]]:
-    """Accuracy of each class a version knew, on today's test images, for the versions up to this one, oldest first."""
+    """Accuracy of each class a version knew, on today's test images, for the versions up to this one, oldest first.
+    classes: those that this one knows."""
     if workspace.config.task != "classify":
         return [], []
     with workspace.catalog.read() as tx:
@@ -288,21 +243,23 @@ def _history(
             model = answerer(workspace, one)
         except EverlearnError:  # a version whose files are gone tells nothing
             continue
-        ids = [member.id for member in test.members if member.label in model.classes]
-        if not ids:
+        known = set(model.classes)
+        asked = [member for member in test.members if member.label in known]
+        if not asked:
             continue
-        said = [model.classes[column] for column in model.table(ids, progress).argmax(axis=1)]
-        truth = [member.label for member in test.members if member.label in model.classes]
-        history.append(_by_class(truth, [a == b for a, b in zip(truth, said, strict=True)]))
+        said = model.table([member.id for member in asked], progress).argmax(axis=1)
+        right = [model.classes[column] == member.label for column, member in zip(said, asked, strict=True)]
+        history.append(_by_class([member.label for member in asked], right, known))
         names.append(one.name)
     labels = [member.label for member in test.members]
-    return [*history, _by_class(labels, test.right.tolist())], [*names, version.name]
+    return [*history, _by_class(labels, test.right.tolist(), set(classes))], [*names, version.name]
 
 
-def _by_class(labels: Sequence[str], right: Sequence[bool]) -> dict[str, float]:
+def _by_class(labels: Sequence[str], right: Sequence[bool], known: Collection[str]) -> dict[str, float]:
     hits: dict[str, list[bool]] = {}
     for label, good in zip(labels, right, strict=True):
-        hits.setdefault(label, []).append(good)
+        if label in known:
+            hits.setdefault(label, []).append(good)
     return {label: sum(all_) / len(all_) for label, all_ in sorted(hits.items())}
 
 
@@ -313,16 +270,17 @@ def _images_per_class(members: Sequence[Member]) -> dict[str, int]:
     return counts
 
 
-def _per_class(metrics: Metrics | RegressionMetrics) -> dict[str, Any]:
-    return {one.name: one.to_json() for one in metrics.classes} if isinstance(metrics, Metrics) else {}
+def _tabled(scores: Sequence[ClassScore | CameraScore]) -> dict[str, Any]:
+    return {one.name: one.to_json() for one in scores}
 
 
-def _targets(workspace: Workspace) -> dict[str, float]:
+def _targets(workspace: Workspace, version: Version) -> dict[str, float]:
     settings = workspace.config.gates
     names = ("mae", "r2") if workspace.config.task == "regress" else ("accuracy", "precision", "recall", "f1")
     targets = {name: getattr(settings, name) for name in names}
-    targets["training_seconds"] = settings.training_hours and settings.training_hours * 3600
-    targets["memory_bytes"] = settings.memory_gb and settings.memory_gb * 1e9
+    if version.metrics is not None:  # of a file it is not known what its training took
+        targets["training_seconds"] = settings.training_hours and settings.training_hours * 3600
+        targets["memory_bytes"] = settings.memory_gb and settings.memory_gb * 1e9
     return {name: target for name, target in targets.items() if target is not None}
 
 
@@ -332,10 +290,11 @@ def _costs(version: Version) -> dict[str, float | None]:
 
 
 def _report(
-    workspace: Workspace, version: Version, test: _Test, found: Mapping[str, Any], decision: Decision,
-    comparison: Comparison | None, past: Any, names: Sequence[str], cases: Mapping[str, bool], progress: Progress,
+    workspace: Workspace, chosen: Named, own: Answerer, test: _Test, found: Mapping[str, Any], decision: Decision,
+    comparison: Comparison | None, past: Any, names: Sequence[str], cases: Mapping[str, bool],
 ) -> Report:  # fmt: skip
-    card = registry.card(workspace, version)
+    version = chosen.version
+    card = own.model.card if chosen.file and own.model else registry.card(workspace, version)
     data, data_gates = _data(workspace)
     lineage = {
         "version": version.name, "parent": version.parent, "snapshot": card.get("snapshot"),
@@ -343,8 +302,10 @@ def _report(
         "licence": version.licence, "learner": version.learner, "head": card.get("head"),
         "code_version": version.code_version,
     }  # fmt: skip
+    shown = [one.id for one in test.metrics.mistakes][:SHOWN]
+    shown += [id for score in data for id, _ in score.worst]
     return Report(
-        model=version.name,
+        model=chosen.name,
         task=workspace.config.task,
         created_at=now(),
         metrics=test.metrics,
@@ -358,7 +319,7 @@ def _report(
         data=data,
         data_gates=data_gates,
         lineage=lineage,
-        pixels=_pixels(workspace, [one.id for one in test.metrics.mistakes][:SHOWN]),
+        pixels=_pixels(workspace, shown),
     )
 
 
@@ -366,14 +327,22 @@ def _data(workspace: Workspace) -> tuple[list[DataScore], dict[str, Any]]:
     """The data set's scores as the newest turn found them."""
     with workspace.catalog.read() as tx:
         kept = turns.setting_of(tx, "data_scores") or {}
-    scores = [
-        DataScore(name, value, tuple((id, "") for id in kept.get("culprits", {}).get(name, [])[:SHOWN]))
-        for name, value in kept.get("scores", {}).items()
-    ]
+        culprits = kept.get("culprits", {})
+        there = samples.some(tx, [id for ids in culprits.values() for id in ids])
     values = kept.get("scores", {})
+    scores = [
+        DataScore(
+            name, value, tuple((id, there[id].label or "") for id in culprits.get(name, []) if id in there)[:NAMED]
+        )
+        for name, value in values.items()
+    ]
     settings = workspace.config.gates
     targets = {name: getattr(settings, name) for name in gates.DATA_TARGETS if getattr(settings, name) is not None}
     return scores, gates.judge(values, targets, dict.fromkeys(targets, "there was nothing to score"))
+
+
+def _named(ids: Sequence[SampleId], there: Mapping[SampleId, Any]) -> tuple[tuple[SampleId, str], ...]:
+    return tuple((id, there[id].label or "") for id in ids[:NAMED] if id in there)
 
 
 def _pixels(workspace: Workspace, ids: Sequence[SampleId]) -> dict[SampleId, Any]:
@@ -383,23 +352,28 @@ def _pixels(workspace: Workspace, ids: Sequence[SampleId]) -> dict[SampleId, Any
 
 
 def _keep(
-    workspace: Workspace, version: Version, report: Report, values: Mapping[str, Any], rival: Version | None
-) -> str:
-    """Store the report and the evaluation; returns where the report is."""
-    major, minor = (int(part) for part in version.name[1:].split("."))
-    key = f"{EVALUATIONS}/evaluation_{render_model_name(major, minor, now(), 'html').removeprefix('model_')}"
+    workspace: Workspace, chosen: Named, snapshot: Snapshot, report: Report, values: Mapping[str, Any],
+    rival: Version | None,
+) -> str:  # fmt: skip
+    """Store the report and the evaluation; returns where the report is. Of a file only the report is kept."""
+    version = chosen.version
+    if chosen.file is not None:
+        key = f"{EVALUATIONS}/file_{escape(chosen.file.stem)[:100]}_{now():%Y%m%d}.html"
+    else:
+        major, minor = (int(part) for part in version.name[1:].split("."))
+        key = f"{EVALUATIONS}/evaluation_{render_model_name(major, minor, now(), 'html').removeprefix('model_')}"
     texts = {".html": render_html(report), ".ko.html": render_html(report, "ko"), ".json": render_json(report)}
     for ending, text in texts.items():
         workspace.store.put(key.removesuffix(".html") + ending, io.BytesIO(text.encode()))
     faults.point("evaluate.stored")
+    where = f"{(workspace.config.store or str(workspace.root)).rstrip('/')}/{key}"
+    if chosen.file is not None:
+        return where
     with workspace.catalog.write() as tx:
+        opponent = rival.name if rival else None
         versions.evaluated(
-            tx, version.name, values, snapshot=version.snapshot, champion=rival.name if rival else None, report_key=key
+            tx, version.name, {**values, "report": where}, snapshot=snapshot.number, champion=opponent, report_key=key
         )
-        facts = {
-            **(version.metrics or {}),
-            **{n: values.get(n) for n in ("accuracy", "precision", "recall", "f1", "mae", "r2")},
-        }
-        versions.change(tx, version.name, metrics={name: value for name, value in facts.items() if value is not None})
-    where = workspace.config.store or str(workspace.root)
-    return f"{where}/{key}"
+        figures = {name: values[name] for name in FIGURES if values[name] is not None}
+        versions.change(tx, version.name, metrics={**(version.metrics or {}), **figures})
+    return where

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import secrets
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +23,14 @@ from everlearn.errors import BadInput, EverlearnError, Missing
 from everlearn.files import change, new_keys
 from everlearn.learn.live import LiveMemory
 from everlearn.naming import render_name
-from everlearn.stages import prove, teach
+from everlearn.stages import answering, prove, teach
 from everlearn.types import SILENT, Found, Refused
 from everlearn.workspace import COLLECTED
 
 if TYPE_CHECKING:
     from everlearn.catalog.versions import Version
     from everlearn.deploy.copy import Deployed
+    from everlearn.model.bundle import OnnxModel
     from everlearn.types import Image, Prediction, Progress, SampleId
     from everlearn.workspace import Workspace
 
@@ -42,121 +44,138 @@ def predict(
     workspace: Workspace | None, paths: Sequence[Path], model: str | None, progress: Progress, *,
     record: bool = False, camera: str | None = None,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """One answer for each image, in the order found; an image that cannot be read gives its error instead."""
-    name, answer = _model(workspace, model)
+    """One answer for each image, or each row of a table, in the order found; what cannot be read gives its error
+    instead. Without a workspace the model is a file. Raises Missing, BadInput."""
+    name, serving = _model(workspace, model, record=record)
     for batch in _batches(paths, progress):
-        read = [(path, data, image.decode(data).pixels) for path, data, error in batch if not error]
-        found = (
-            dict(zip([path for path, *_ in read], answer([pixels for *_, pixels in read]), strict=True)) if read else {}
-        )
+        read = [one for one in batch if one.pixels is not None]
+        answers = serving.predict([one.pixels for one in read if one.pixels is not None]) if read else []
+        found = dict(zip([one.path for one in read], answers, strict=True))
         ids = _record(workspace, name, read, found, camera) if record and workspace is not None else {}
-        for path, _, error in batch:
-            if error:
-                yield {"path": path, "label": None, "confidence": None, "error": error}
-                continue
-            one = found[path]
-            said = {
-                "path": path,
-                "label": one.label,
-                "confidence": round(one.confidence, 6),
-                "scores": dict(one.scores),
-            }
-            yield said | ({"value": one.value} if one.value is not None else {}) | ({"id": ids[path]} if ids else {})
+        for one in batch:
+            yield _said(one, found.get(one.path), ids.get(one.path))
 
 
-def _model(workspace: Workspace | None, model: str | None) -> tuple[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """Something to answer for. pixels: (H, W, 3), of a row its features, None where there is an error."""
+
+    path: str
+    data: bytes
+    pixels: Image | None
+    error: str | None = None
+
+
+def _said(one: _Read, answer: Prediction | None, id: str | None) -> dict[str, Any]:
+    if answer is None:
+        return {"path": one.path, "label": None, "confidence": None, "scores": {}, "value": None, "error": one.error}
+    scores = {label: round(score, 6) for label, score in answer.scores.items()}
+    said = {"path": one.path, "label": answer.label, "confidence": round(answer.confidence, 6), "scores": scores,
+            "value": answer.value}  # fmt: skip
+    return said if id is None else {**said, "id": id}
+
+
+def _model(workspace: Workspace | None, model: str | None, *, record: bool) -> tuple[str, OnnxModel]:
+    """The name to record answers under, and what answers."""
     from everlearn.model.bundle import OnnxModel
 
-    if model is not None and model.endswith(".onnx"):
-        alone = OnnxModel(Path(model))
-        return Path(model).name, alone.predict
-    assert workspace is not None
-    with workspace.catalog.read() as tx:
-        version = versions.get(tx, model)
-    if version.retired:
-        raise BadInput(f"{version.name} is retired: it knew samples that were forgotten.", "Choose a newer one.")
-    own = OnnxModel(registry.bundle_file(workspace, version, ".onnx"))
-    return version.name, own.predict
+    if workspace is None or (model is not None and model.endswith(".onnx") and not record):
+        assert model is not None
+        return "", OnnxModel(Path(model).expanduser())
+    version = answering.registered(workspace, model)
+    return version.name, OnnxModel(registry.bundle_file(workspace, version, ".onnx"))
 
 
-def _batches(paths: Sequence[Path], progress: Progress) -> Iterator[list[tuple[str, bytes, str]]]:
-    """(path, bytes, error) of all images below these paths."""
-    batch: list[tuple[str, bytes, str]] = []
+def _batches(paths: Sequence[Path], progress: Progress) -> Iterator[list[_Read]]:
+    """Everything below these paths. A path that is not there is answered for too: the others still are."""
+    batch: list[_Read] = []
     with progress.task("predict") as task:
-        for path in paths:
-            for item in open_source(str(path), SourceOptions(labels_from="none")).items():
-                batch.append(_bytes(item))
-                if len(batch) == BATCH:
-                    yield batch
-                    task.advance(len(batch))
-                    batch = []
+        for item in _items(paths):
+            batch.append(_read(item))
+            if len(batch) == BATCH:
+                yield batch
+                task.advance(len(batch))
+                batch = []
         if batch:
             yield batch
+            task.advance(len(batch))
 
 
-def _bytes(item: Found | Refused) -> tuple[str, bytes, str]:
+def _items(paths: Sequence[Path]) -> Iterator[Found | Refused]:
+    for path in paths:
+        try:
+            yield from open_source(str(path), SourceOptions(labels_from="none")).items()
+        except EverlearnError as error:
+            yield Refused(str(path), error.message)
+
+
+def _read(item: Found | Refused) -> _Read:
     if isinstance(item, Refused):
-        return item.path, b"", item.reason
+        return _Read(item.path, b"", None, item.reason)
     try:
         data = item.read()
-        image.decode(data)
-    except (EverlearnError, OSError) as error:
-        return item.uri, b"", str(error)
-    return item.uri, data, ""
+        if item.name.endswith(".npy"):
+            return _Read(item.uri, data, np.load(io.BytesIO(data), allow_pickle=False))
+        return _Read(item.uri, data, image.decode(data).pixels)
+    except EverlearnError as error:
+        return _Read(item.uri, b"", None, error.message)
+    except OSError as error:
+        return _Read(item.uri, b"", None, f"cannot be read: {error.strerror or error}")
 
 
 def _record(
-    workspace: Workspace, version: str, read: Sequence[tuple[str, bytes, Image]], found: dict[str, Prediction],
-    camera: str | None,
-) -> dict[str, str]:  # fmt: skip
-    """Keep answers, and their images, so that feedback can make samples of them."""
+    workspace: Workspace, version: str, read: Sequence[_Read], found: dict[str, Prediction], camera: str | None
+) -> dict[str, str]:
+    """Keep answers, and their images, so that feedback can make samples of them. What was forgotten is not kept."""
+    contents = {one.path: id_of(one.data) for one in read}
+    with workspace.catalog.write() as tx:  # a write, because the first look may make the suppression key
+        forgotten = turns.are_suppressed(tx, list(contents.values()))
+    camera = camera or workspace.config.collect.camera
     rows: list[dict[str, Any]] = []
-    ids: dict[str, str] = {}
-    for path, data, _ in read:
-        one = found[path]
-        ids[path] = secrets.token_hex(8)
-        name = render_name("answer", now(), camera or workspace.config.collect.camera, _ending(path), ids[path])
-        key = f"{COLLECTED}/{name}"
-        workspace.store.put(key, io.BytesIO(data))
-        rows.append({"id": ids[path], "version": version, "content": id_of(data), "key": key, "label": one.label,
-                     "value": one.value, "confidence": one.confidence,
-                     "camera": camera or workspace.config.collect.camera})  # fmt: skip
+    for one in read:
+        answer, id = found[one.path], secrets.token_hex(8)
+        key = f"{COLLECTED}/{render_name('answer', now(), camera, _ending(one), id)}"
+        kept = contents[one.path] not in forgotten
+        if kept:
+            workspace.store.put(key, io.BytesIO(one.data))
+        rows.append({"id": id, "version": version, "content": contents[one.path], "key": key if kept else None,
+                     "label": answer.label, "value": answer.value, "confidence": answer.confidence,
+                     "camera": camera})  # fmt: skip
     with workspace.catalog.write() as tx:
-        forgotten = turns.are_suppressed(tx, [row["content"] for row in rows])
-        for row in rows:
-            if row["content"] in forgotten:
-                workspace.store.remove(row["key"])
-                row["key"] = None
         answers.keep(tx, rows)
-    return ids
+    return {one.path: row["id"] for one, row in zip(read, rows, strict=True)}
 
 
-def _ending(path: str) -> str:
-    ending = path.partition("#")[0].rpartition(".")[2].lower()
+def _ending(one: _Read) -> str:
+    if one.pixels is not None and one.pixels.ndim == 1:
+        return "npy"
+    ending = one.path.partition("#")[0].rpartition(".")[2].lower()
     return ending if ending in image.ENDINGS else "png"
 
 
 def feedback(workspace: Workspace, id: str, *, right: bool, label: str | None) -> tuple[SampleId, bool]:
-    """What a person says of a recorded answer becomes a sample; a mistake becomes a regression case. Returns the sample
-    and whether it is a case. Raises Missing, BadInput."""
+    """What a person says of a recorded answer becomes a sample; a mistake becomes a regression case, and is none any
+    more where the answer turns out right. Returns the sample and whether it is a case. Raises Missing, BadInput."""
     with change(workspace) as changed:
         tx = changed.tx
         answer = answers.get(tx, id)
-        if answer["key"] is None and not samples.known(tx, [answer["content"]]):
-            raise Missing(f"The image of answer {id} was forgotten.", "It cannot become a sample.")
-        said = str(answer["value"]) if answer["label"] is None and answer["value"] is not None else answer["label"]
-        truth = labels.cleaned(label, workspace.config) if label is not None else said if right else None
-        if not samples.known(tx, [answer["content"]]):
-            _adopt(workspace, changed, answer)
         sample = answer["content"]
+        known = bool(samples.known(tx, [sample]))
+        if answer["key"] is None and not known:
+            raise Missing(f"The image of answer {id} was forgotten.", "It cannot become a sample.")
+        said = answer["label"] if answer["value"] is None else labels.cleaned(str(answer["value"]), workspace.config)
+        truth = said if right else None if label is None else labels.cleaned(label, workspace.config)
+        mistake = _is_mistake(workspace, said, truth)
+        if not known:
+            _adopt(workspace, changed, answer)
         if truth is not None:
             labels.say(tx, [labels.Said(sample, truth, "feedback")])
         else:
             samples.change(tx, [{"id": sample, "queued": True, "queue_reason": "reported", "urgency": 3.0}])
-        mistake = not right and truth != said
+        answers.withdraw(tx, sample)
         if mistake:
             answers.report(tx, sample, wrong=said, right=truth, version=answer["version"])
-        answers.change(tx, id, feedback="right" if right else "label" if label is not None else "wrong", key=None)
+        answers.change(tx, id, feedback="right" if right else "wrong" if label is None else "label", key=None)
         samples.restate(tx, [sample])
         changed.refile([sample])
         if answer["key"]:
@@ -164,15 +183,23 @@ def feedback(workspace: Workspace, id: str, *, right: bool, label: str | None) -
     return sample, mistake
 
 
+def _is_mistake(workspace: Workspace, said: str, truth: str | None) -> bool:
+    """truth: None where it is only known that what was said is wrong."""
+    if truth is None or workspace.config.task != "regress":
+        return truth != said
+    return not prove.close_enough(workspace, float(said), float(truth))
+
+
 def _adopt(workspace: Workspace, changed: Any, answer: dict[str, Any]) -> None:
     """Make a sample of a recorded answer's image."""
     with workspace.store.open(answer["key"]) as file:
         data = file.read()
-    when, _ = image.stamp(data)
+    is_row = answer["key"].endswith(".npy")
+    when, _ = (None, None) if is_row else image.stamp(data)
     one = Sample(
-        id=answer["content"], kind="image", key=answer["key"], bytes=len(data), source="feedback",
-        captured_at=when or answer["at"], time_from="exif" if when else "file", camera=answer["camera"],
-        group_key=answer["content"], collected_at=now(),
+        id=answer["content"], kind="row" if is_row else "image", key=answer["key"], bytes=len(data),
+        source="feedback", captured_at=when or answer["at"], time_from="exif" if when else "file",
+        camera=answer["camera"], group_key=answer["content"], collected_at=now(),
     )  # fmt: skip
     key = new_keys(changed.tx, [one])[one.id]
     workspace.store.copy(answer["key"], key)
@@ -182,15 +209,15 @@ def _adopt(workspace: Workspace, changed: Any, answer: dict[str, Any]) -> None:
 
 def deploy(workspace: Workspace, model: str | None, to: str | None) -> Deployed:
     """Copy a model to where programs look for it; by default where it was last."""
-    with workspace.catalog.read() as tx:
-        version = versions.get(tx, model)
-        past = versions.deployments(tx)
+    version = answering.registered(workspace, model)
     if to is None:
+        with workspace.catalog.read() as tx:
+            past = versions.deployments(tx)
         if not past:
-            raise BadInput(
-                "It was never deployed, so there is no place to deploy it to.", "Say --to DIR or --to s3://…"
-            )
+            raise BadInput("No model was deployed yet, so there is no last place.", "Say --to DIR or --to s3://…")
         to = past[-1]["path"].rpartition("/")[0]
+    elif "://" not in to:
+        to = str(Path(to).expanduser().absolute())  # the next `deploy` may be called from another folder
     return copy_to(workspace, version, to, registry.card(workspace, version))
 
 
@@ -198,8 +225,7 @@ def export(
     workspace: Workspace, model: str | None, out: Path, sums: bool, progress: Progress
 ) -> tuple[Version, list[Path]]:
     """Copy a version's bundle to a folder; with `sums` also the exact memory as it stood then."""
-    with workspace.catalog.read() as tx:
-        version = versions.get(tx, model)
+    version = answering.registered(workspace, model)
     written = registry.export(workspace, version, out)
     if sums:
         memory = _memory_of(workspace, version, progress)
@@ -222,24 +248,21 @@ def _memory_of(workspace: Workspace, version: Version, progress: Progress) -> Li
 
 def drifted(workspace: Workspace) -> str | None:
     """Whether recorded answers are less sure than the model's answers on its test side were: a two-sample
-    Kolmogorov-Smirnov test of the confidences. None where there are too few, or this very drift was acted on."""
+    Kolmogorov-Smirnov test of the confidences. None where there are too few, or these very answers were looked at."""
     from scipy.stats import ks_2samp
 
     with workspace.catalog.read() as tx:
         champion = versions.champion(tx)
-        if champion is None:
+        if champion is None or workspace.config.task == "regress":
             return None
         recent = answers.recent(tx, DRIFT_ANSWERS, champion.name)
-        acted = turns.setting_of(tx, "drift_acted_on")
-    if len(recent) < DRIFT_ANSWERS or acted == recent[0]["id"]:
+        looked_at = turns.setting_of(tx, "drift_looked_at")
+    if len(recent) < DRIFT_ANSWERS or looked_at == recent[0]["id"]:
         return None
     members = prove.test_side(workspace)
-    table = prove.answerer(workspace, champion).table([one.id for one in members], SILENT)
-    if table.shape[1] < 2:
-        return None
-    found = ks_2samp([one["confidence"] for one in recent], np.asarray(table.max(axis=1)), alternative="greater")
-    if found.pvalue >= DRIFT_P:
-        return None
+    table = answering.answerer(workspace, champion).table([one.id for one in members], SILENT)
+    expected, seen = np.asarray(table.max(axis=1)), [one["confidence"] for one in recent]
+    found = ks_2samp(seen, expected, alternative="greater")
     with workspace.catalog.write() as tx:
-        turns.set_to(tx, "drift_acted_on", recent[0]["id"])
-    return f"recorded answers have drifted (p = {found.pvalue:.2g})"
+        turns.set_to(tx, "drift_looked_at", recent[0]["id"])
+    return f"recorded answers have drifted (p = {found.pvalue:.2g})" if found.pvalue < DRIFT_P else None

@@ -1,0 +1,154 @@
+"""Which model is meant, and its answers: by cached features where it is of the workspace's basis, else by its file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from everlearn import registry
+from everlearn.catalog import versions
+from everlearn.catalog.tables import now
+from everlearn.catalog.versions import Version
+from everlearn.errors import BadInput, Missing
+from everlearn.learn.exact.head import Head
+from everlearn.learn.features import Features, images
+from everlearn.stages import teach
+from everlearn.types import Prediction
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from everlearn.model.bundle import OnnxModel
+    from everlearn.types import Progress, SampleId
+    from everlearn.workspace import Workspace
+
+BATCH = 256
+MOST_NAMED = 10  # classes in an answer
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What MODEL stands for. version: as the catalog has it, or as the file tells it; file: for a model that is not
+    one of this workspace's versions, the path it was given by."""
+
+    version: Version
+    file: Path | None = None
+
+    @property
+    def name(self) -> str:
+        return self.version.name if self.file is None else self.file.name
+
+
+def named(workspace: Workspace, model: str | None) -> Named:
+    """An alias, a version or a path; the champion where left out, else the newest. The very bytes of a version's file
+    are that version. Raises Missing, BadInput for a retired version or a file that is no bundle."""
+    if model is not None and model.endswith(".onnx"):
+        return _at(workspace, Path(model).expanduser())
+    with workspace.catalog.read() as tx:
+        found = versions.get(tx, model)
+    if found.retired:
+        raise BadInput(f"{found.name} is retired: it knew samples that were forgotten.", "Choose a newer one.")
+    return Named(found)
+
+
+def registered(workspace: Workspace, model: str | None) -> Version:
+    """Like `named`, for what only a version can do: be deployed, be recorded."""
+    found = named(workspace, model)
+    if found.file is not None:
+        raise BadInput(f"{found.file} is not a version of this workspace.", "See: everlearn models")
+    return found.version
+
+
+def _at(workspace: Workspace, path: Path) -> Named:
+    from everlearn.model.bundle import OnnxModel
+
+    model = OnnxModel(path)
+    card = model.card
+    with workspace.catalog.read() as tx:
+        known = {one.name: one for one in versions.every(tx) if not one.retired}.get(str(card.get("name")))
+    if known is not None:
+        try:
+            if registry.bundle_file(workspace, known, ".onnx") == path.read_bytes():
+                return Named(known)
+        except Missing:
+            pass
+    told = Version(
+        name=str(card.get("name", path.stem)), number=0, parent=None, snapshot=None,
+        learner=str(card.get("learner", "unknown")), backbone=model.metadata.get("backbone", "unknown"),
+        licence=model.licence, config={}, code_version=str(card.get("code_version", "unknown")),
+        memory_digest=card.get("memory_digest"), model_digest=card.get("model_digest"), metrics=None, key=str(path),
+        created_at=now(), retired=False, tags=[],
+    )  # fmt: skip
+    return Named(told, path)
+
+
+class Answerer:
+    """Answers of one model for samples of the workspace. classes: what it knows, () for `regress`."""
+
+    def __init__(
+        self, workspace: Workspace, head: Head | None, features: Features | None, model: OnnxModel | None
+    ) -> None:
+        self.workspace, self.head, self.features, self.model = workspace, head, features, model
+        self.classes: tuple[str, ...] = head.classes if head is not None else model.classes if model else ()
+
+    def table(self, ids: Sequence[SampleId], progress: Progress) -> NDArray[np.floating]:
+        """(N, C) probabilities, or (N, 1) values for `regress`."""
+        parts = list(self._parts(ids, progress))
+        return np.concatenate(parts) if parts else np.zeros((0, max(1, len(self.classes))), np.float32)
+
+    def predictions(self, ids: Sequence[SampleId], progress: Progress) -> list[Prediction]:
+        return [prediction(row, self.classes) for row in self.table(ids, progress)]
+
+    def _parts(self, ids: Sequence[SampleId], progress: Progress) -> Any:
+        if self.features is not None and self.head is not None:
+            for _, phi in self.features.batches(ids, progress):
+                yield self.head.values(phi)[:, None] if self.head.target else self.head.probabilities(phi)
+            return
+        assert self.model is not None
+        with progress.task("answers", len(ids)) as task:
+            for start in range(0, len(ids), BATCH):
+                part = ids[start : start + BATCH]
+                yield self.model.table(images(self.workspace, part))
+                task.advance(len(part))
+
+
+def prediction(row: NDArray[np.floating], classes: Sequence[str], most: int = MOST_NAMED) -> Prediction:
+    """One row of an answer table, in words."""
+    if not classes:
+        return Prediction(None, 1.0, {}, float(row[0]))
+    best = np.argsort(-row, kind="stable")[:most]
+    scores = {classes[column]: float(row[column]) for column in best}
+    return Prediction(classes[best[0]], float(row[best[0]]), scores)
+
+
+def answerer(workspace: Workspace, model: Named | Version) -> Answerer:
+    """What answers for this model. Raises BadInput for a file that answers another kind of question."""
+    from everlearn.model.bundle import OnnxModel
+
+    if isinstance(model, Named) and model.file is not None:
+        found = Answerer(workspace, None, None, OnnxModel(model.file))
+        _check_kind(workspace, model.file, found)
+        return found
+    version = model.version if isinstance(model, Named) else model
+    basis = teach.basis(workspace)
+    if registry.card(workspace, version).get("basis_digest") != basis.digest:
+        return Answerer(workspace, None, None, OnnxModel(registry.bundle_file(workspace, version, ".onnx")))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "head.npz"
+        path.write_bytes(registry.bundle_file(workspace, version, "/head.npz"))
+        return Answerer(workspace, Head.load(path), Features(workspace, basis), None)
+
+
+def _check_kind(workspace: Workspace, path: Path, found: Answerer) -> None:
+    task = "classify" if found.classes else "regress"
+    if (task == "regress") != (workspace.config.task == "regress"):
+        raise BadInput(f"{path} is a model for {task}; this workspace is for {workspace.config.task}.", "Give another.")
+    takes_rows = found.model is not None and not found.model.size
+    if takes_rows != (workspace.config.backbone == "features"):
+        kind = "rows of features" if takes_rows else "images"
+        raise BadInput(f"{path} takes {kind}, which this workspace has not.", "Give another model.")
