@@ -72,11 +72,11 @@ def init(
     ] = None,
 ) -> Answer:
     """Make a workspace: the folder tree, the catalog, and a commented everlearn.yaml."""
-    from everlearn.config import parse
+    from everlearn.config import check
     from everlearn.workspace import Workspace
 
     given = {"task": task.value, "backbone": backbone, "catalog": catalog, "store": store}
-    workspace = Workspace.create(folder, parse(given, folder / "everlearn.yaml"), git=git)
+    workspace = Workspace.create(folder, check(given, folder / "everlearn.yaml"), git=git)
     lines = [f"Made the workspace {workspace.root}.", "Next: everlearn collect FOLDER --labels-from folder"]
     return Answer({"workspace": str(workspace.root)}, lines)
 
