@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from everlearn.errors import EverlearnError
 
 if TYPE_CHECKING:
     from everlearn.logs import RunLog
+    from everlearn.types import ProgressTask
     from everlearn.workspace import Workspace
 
 TOLD = ("model", "champion", "decision", "memory_digest", "model_digest", "snapshot", "verified")
@@ -47,7 +47,7 @@ class Console:
         if not self.quiet:
             print(message, file=sys.stderr, flush=True)
 
-    def task(self, name: str, total: int | None = None) -> Bar | Lines:
+    def task(self, name: str, total: int | None = None) -> ProgressTask:
         """Progress of long work: a bar on a terminal, plain lines elsewhere."""
         if sys.stderr.isatty() and not self.quiet:
             return Bar(name, total)
@@ -150,10 +150,8 @@ class Lines:
     def __enter__(self) -> Lines:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
+    def __exit__(self, *error: object) -> None:
+        pass
 
     def advance(self, steps: int = 1) -> None:
         self._done += steps
