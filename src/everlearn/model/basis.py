@@ -60,7 +60,8 @@ class Basis:
     def features(self, images: Sequence[Image], *, workers: int | None = None) -> NDArray[np.float32]:
         """(N,) images -> (N, block) of length about 1, whose cosines are about those of the backbone's features."""
         found = self._run(self._projection, images, np.float32, workers)
-        return found / np.float32(self.backbone.length)
+        found /= np.float32(self.backbone.length)
+        return found
 
     def start(self) -> tuple[Graph, str]:
         """A graph from `images` to phi (N, dimensions) int8, to be continued, and phi's name in it."""

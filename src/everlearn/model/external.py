@@ -72,7 +72,7 @@ class Onnx:
     def _network(self, graph: Graph, images: str) -> str:
         """(N, size, size, 3) uint8 -> (N, dimensions) float32: the network's own numbers."""
         x = graph.cast(images, np.float32)
-        x = graph.add("Div", graph.add("Sub", x, np.float32(self._mean)), np.float32(self._std))
+        x = graph.add("Div", graph.add("Sub", x, np.array(self._mean, np.float32)), np.array(self._std, np.float32))
         if self._bgr:
             x = graph.add("Gather", x, np.array([2, 1, 0]), axis=3)
         x = graph.add("Transpose", x, perm=[0, 3, 1, 2])
