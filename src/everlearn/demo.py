@@ -21,7 +21,7 @@ from everlearn.catalog import snapshots
 from everlearn.cli.console import table
 from everlearn.config import Config
 from everlearn.errors import BadInput
-from everlearn.image import encode_jpeg, encode_png
+from everlearn.image import decode, encode_jpeg, encode_png
 from everlearn.stages import teach
 from everlearn.workspace import Workspace
 
@@ -107,8 +107,7 @@ def _digits(day: int) -> dict[int, list[tuple[int, Image]]]:
 def _picture(grey: np.ndarray) -> Image:
     """(8, 8) values 0-16 -> (24, 24, 3) uint8."""
     large = cv2.resize((grey * (255 / 16)).astype(np.float32), (24, 24), interpolation=cv2.INTER_CUBIC)
-    pixels = np.clip(large, 0, 255).astype(np.uint8)
-    return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)  # type: ignore[return-value]
+    return np.repeat(np.clip(large, 0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
 
 
 def _spoil(folder: Path, rng: np.random.Generator) -> None:
@@ -116,8 +115,8 @@ def _spoil(folder: Path, rng: np.random.Generator) -> None:
     files = sorted(folder.rglob("*.png"))
     chosen = [files[at] for at in rng.choice(len(files), 40, replace=False)]
     for path in chosen[:6]:
-        pixels = cv2.imread(str(path))
-        cv2.imwrite(str(path.with_name(f"blurred_{path.name}")), cv2.GaussianBlur(pixels, (0, 0), 4))
+        blurred = cv2.GaussianBlur(decode(path.read_bytes()).pixels, (0, 0), 4).astype(np.uint8)
+        path.with_name(f"blurred_{path.name}").write_bytes(encode_png(blurred))
     for number, path in enumerate(chosen[6:10]):
         path.with_name(f"black_{path.name}").write_bytes(encode_png(np.full((24, 24, 3), number, np.uint8)))
     for path in chosen[10:14]:
@@ -125,8 +124,7 @@ def _spoil(folder: Path, rng: np.random.Generator) -> None:
     for path in chosen[14:20]:
         shutil.copyfile(path, path.with_name(f"copy_{path.name}"))
     for path in chosen[20:26]:
-        pixels = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
-        path.with_name(f"again_{path.stem}.jpg").write_bytes(encode_jpeg(pixels, 92))
+        path.with_name(f"again_{path.stem}.jpg").write_bytes(encode_jpeg(decode(path.read_bytes()).pixels, 92))
     for path in chosen[26:34]:  # people take one digit for another
         others = sorted({p.parent.name for p in files} - {path.parent.name})
         wrong = others[int(rng.integers(0, len(others)))]
@@ -137,7 +135,7 @@ def _spoil(folder: Path, rng: np.random.Generator) -> None:
 
 
 class Naive:
-    """The same features, and a linear head by SGD (scikit-learn's) on each day's images alone: no memory of the others."""
+    """The same features, and a linear head by SGD (scikit-learn's) on each day's images alone, without a memory."""
 
     def __init__(self, workspace: Workspace) -> None:
         from sklearn.linear_model import SGDClassifier
