@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 from PIL import ImageOps
 
-from everlearn.image import BadImage, Decoded, decode, encode_jpeg, encode_png, format_of, misnamed, thumbnail
+from everlearn.image import BadImage, Decoded, decode, encode_jpeg, encode_png, format_of, misnamed, stamp, thumbnail
 
 
 def scene(height: int = 60, width: int = 80) -> np.ndarray:
@@ -251,6 +251,8 @@ def test_what_the_camera_wrote(kind: str) -> None:
     shown = decode(saved(scene(), kind, exif=exif.tobytes()))
     assert shown.captured_at == datetime(2025, 7, 4, 13, 30, 22, tzinfo=timezone(timedelta(hours=9)))
     assert shown.camera == "Canon EOS 5D #0042"
+    assert stamp(saved(scene(), kind, exif=exif.tobytes())) == (shown.captured_at, shown.camera)
+    assert stamp(b"nothing") == (None, None)
 
 
 @pytest.mark.parametrize("value", ["0000:00:00 00:00:00", "yesterday", "", "2025:13:40 99:99:99"])
@@ -302,6 +304,16 @@ def whole_or_refused(data: bytes) -> None:
     assert isinstance(shown, Decoded)
     assert shown.pixels.shape == (shown.height, shown.width, 3)
     assert shown.pixels.dtype == np.uint8
+
+
+@given(st.binary(max_size=300), st.sampled_from([b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08"]), st.integers(0, 40))
+@settings(max_examples=150, deadline=None)
+def test_any_exif(junk: bytes, start: bytes, entries: int) -> None:
+    """Broken EXIF is no EXIF: the picture is shown all the same."""
+    count = struct.pack(("<" if start[:2] == b"II" else ">") + "H", entries)
+    plain = saved(scene(24, 32), "PNG")
+    shown = decode(plain[:33] + chunk(b"eXIf", start + count + junk) + plain[33:])
+    assert sorted(shown.pixels.shape) == [3, 24, 32]
 
 
 @given(st.binary(max_size=300))

@@ -107,7 +107,7 @@ class _Header:
     height: int = 0
     plain: bool = False
     deep: bool = False  # 16 bits a channel, in a kind that Pillow would cut to 8
-    exif: bytes | Pillow.Exif | None = None
+    exif: bytes = b""  # a TIFF structure
     upright: bool = False  # turned by the reader already
     animated: bool = False
     trailing: int = 0
@@ -140,7 +140,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BY
 
 
 def stamp(data: bytes) -> tuple[datetime | None, str | None]:
-    """Capture time and camera as the file's header tells them, without decoding; (None, None) where it tells nothing."""
+    """Capture time and camera as the file's header tells them, without decoding; None where it does not tell."""
     try:
         _, captured_at, camera = _exif(_header(data).exif)
     except BadImage:
@@ -232,11 +232,29 @@ def _header(data: bytes) -> _Header:
         if found == "webp" and length > len(data):
             raise _truncated()
         header.trailing = max(0, len(data) - length) if length else 0
+    if found == "tiff":
+        header.exif = data
+    elif found == "webp":
+        header.exif = _riff_chunk(data, b"EXIF").removeprefix(b"Exif\0\0")
     return header
 
 
-_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7\x01\xd8])")  # inside a scan FF 00 is a datum, D0-D7 are restarts
+def _riff_chunk(data: bytes, wanted: bytes) -> bytes:
+    """The body of a chunk of a WebP file, empty where there is none."""
+    at = 12
+    for _ in range(_MAX_PARTS):
+        if at + 8 > len(data):
+            break
+        name, length = struct.unpack_from("<4sI", data, at)
+        if name == wanted:
+            return data[at + 8 : at + 8 + length]
+        at += 8 + length + length % 2
+    return b""
+
+
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_STANDS_ALONE = np.zeros(256, dtype=bool)  # after FF: a datum (00), fill (FF), or a marker without a length
+_STANDS_ALONE[[0x00, 0x01, *range(0xD0, 0xD9), 0xFF]] = True
 
 
 def _jpeg_header(data: bytes) -> _Header:
@@ -247,11 +265,15 @@ def _jpeg_header(data: bytes) -> _Header:
     header, at, scans = _Header("jpeg"), 2, 0
     adobe: int | None = None
     precision = components = kind = 0
+    values = np.frombuffer(data, dtype=np.uint8)
+    places = np.flatnonzero(values[:-1] == 0xFF)
+    places = places[~_STANDS_ALONE[values[places + 1]]]
     for _ in range(_MAX_PARTS):
-        found = _MARKER.search(data, at)
-        if found is None:
+        number = int(places.searchsorted(at))
+        if number == len(places):
             raise _truncated()
-        marker, at = found[1][0], found.end()
+        place = int(places[number])
+        marker, at = data[place + 1], place + 2
         if marker == 0xD9:
             break
         if at + 2 > len(data):
@@ -263,8 +285,8 @@ def _jpeg_header(data: bytes) -> _Header:
                 raise BadImage("damaged", "The JPEG's frame header is broken.")
             kind = marker
             precision, header.height, header.width, components = struct.unpack_from(">BHHB", body)
-        elif marker == 0xE1 and body[:6] == b"Exif\0\0" and header.exif is None:
-            header.exif = body
+        elif marker == 0xE1 and body[:6] == b"Exif\0\0" and not header.exif:
+            header.exif = body[6:]
         elif marker == 0xEE and body[:5] == b"Adobe" and len(body) >= 12:
             adobe = body[11]
         elif marker == 0xDA:
@@ -304,7 +326,7 @@ def _png_header(data: bytes) -> _Header:
         elif name == b"acTL":
             odd, header.animated = True, struct.unpack_from(">I", data, at + 8)[0] > 1 if length >= 4 else False
         elif name == b"eXIf":
-            header.exif = b"Exif\0\0" + data[at + 8 : end - 4]
+            header.exif = data[at + 8 : end - 4]
         at = end
         if name == b"IEND":
             break
@@ -347,9 +369,6 @@ def _with_pillow(data: bytes, header: _Header, max_pixels: int) -> NDArray[np.ui
     try:
         with Pillow.open(io.BytesIO(data), formats=[header.format]) as picture:
             _check_size(*picture.size, max_pixels)
-            if header.format in ("tiff", "webp"):
-                header.exif = picture.getexif()
-                header.exif.get_ifd(0x8769)  # read now: loading the pixels closes the file
             if _deep_tiff(picture):
                 return _from_16_bits(_with_opencv(data, cv2.IMREAD_UNCHANGED))
             header.upright = header.format == "tiff"
@@ -432,27 +451,50 @@ def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels)
 
 
-def _exif(raw: bytes | Pillow.Exif | None) -> tuple[int, datetime | None, str | None]:
+_TAGS = {0x010F: "make", 0x0110: "model", 0x0112: "orientation", 0x0132: "time", 0x8769: "photo"}
+_PHOTO_TAGS = {0x9003: "taken", 0x9010: "offset", 0x9011: "taken offset", 0xA431: "serial"}
+
+
+def _exif(raw: bytes) -> tuple[int, datetime | None, str | None]:
     """Orientation (1 where unknown), time and camera. Broken EXIF is no EXIF."""
-    if raw is None:
-        return 1, None, None
-    try:
-        tags = raw if isinstance(raw, Pillow.Exif) else Pillow.Exif()
-        if isinstance(raw, bytes):
-            tags.load(raw)
-        main, photo = dict(tags), dict(tags.get_ifd(0x8769))
-    except Exception:  # whatever the bytes make the parser raise
-        return 1, None, None
-    orientation = main.get(0x0112)
-    captured_at = _time(photo.get(0x9003), photo.get(0x9011)) or _time(main.get(0x0132), photo.get(0x9010))
-    words = [_text(main.get(0x010F)), _text(main.get(0x0110)), _text(photo.get(0xA431))]
-    if words[1].lower().startswith(words[0].lower()):  # "Canon", "Canon EOS 5D"
-        words[0] = ""
-    camera = " ".join(word for word in words[:2] if word)
-    if camera and words[2]:
-        camera += f" #{words[2]}"
+    tags: dict[str, Any] = {}
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(raw[:4])
+    if order is not None and len(raw) >= 8:
+        tags = _directory(raw, order, struct.unpack_from(order + "I", raw, 4)[0], _TAGS)
+        if isinstance(tags.get("photo"), int):
+            tags |= _directory(raw, order, tags["photo"], _PHOTO_TAGS)
+    captured_at = _time(tags.get("taken"), tags.get("taken offset")) or _time(tags.get("time"), tags.get("offset"))
+    make, model, serial = (_text(tags.get(name)) for name in ("make", "model", "serial"))
+    if model.lower().startswith(make.lower()):  # "Canon", "Canon EOS 5D"
+        make = ""
+    camera = " ".join(word for word in (make, model) if word)
+    if camera and serial:
+        camera += f" #{serial}"
+    orientation = tags.get("orientation")
     valid = isinstance(orientation, int) and 1 <= orientation <= 8
     return int(orientation) if valid and orientation else 1, captured_at, camera or None
+
+
+def _directory(raw: bytes, order: str, at: int, wanted: Mapping[int, str]) -> dict[str, Any]:
+    """The wanted tags of one directory of a TIFF structure (TIFF 6.0, page 14): texts as bytes, numbers as int.
+
+    Own, because Pillow's takes longer than decoding a small image does.
+    """
+    found: dict[str, Any] = {}
+    if at + 2 > len(raw):
+        return found
+    for entry in range(at + 2, at + 2 + 12 * struct.unpack_from(order + "H", raw, at)[0], 12):
+        if entry + 12 > len(raw):
+            break
+        tag, kind, count = struct.unpack_from(order + "HHI", raw, entry)
+        if tag not in wanted:
+            continue
+        if kind == 2:  # text; up to four bytes lie in the entry itself
+            place = entry + 8 if count <= 4 else struct.unpack_from(order + "I", raw, entry + 8)[0]
+            found[wanted[tag]] = raw[place : place + min(count, 256)]
+        elif kind in (3, 4) and count == 1:
+            found[wanted[tag]] = struct.unpack_from(order + ("H" if kind == 3 else "I"), raw, entry + 8)[0]
+    return found
 
 
 def _time(value: Any, offset: Any) -> datetime | None:
