@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
@@ -62,7 +63,9 @@ def cleaned(text: str, config: Config) -> str:
         raise BadInput(
             f"{text} is outside learn.target, {target.low} to {target.high}.", "Give another, or widen the range."
         )
-    return f"{target.low + round((value - target.low) / target.step) * target.step:.10g}"
+    steps = round((value - target.low) / target.step)
+    exact = Decimal(repr(target.low)) + steps * Decimal(repr(target.step))  # in binary, -0.3 + 3 × 0.1 is not 0
+    return f"{exact.normalize():f}"
 
 
 def settled(events: Sequence[Any]) -> Settled:

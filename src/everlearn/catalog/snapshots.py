@@ -119,6 +119,11 @@ def forget(tx: Connection, ids: Collection[SampleId]) -> None:
         tx.execute(member.delete().where(member.c.sample_id.in_(chunk)))
 
 
+def reduced(tx: Connection) -> dict[int, int]:
+    """Snapshot to the number of its members that were erased since."""
+    return {row.number: row.reduced for row in tx.execute(sa.select(snapshot.c.number, snapshot.c.reduced))}
+
+
 def _alike(a: Member | None, b: Member) -> bool:
     return a is not None and (a.label, a.split, a.fold) == (b.label, b.split, b.fold)
 

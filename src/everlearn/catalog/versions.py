@@ -15,6 +15,7 @@ from everlearn.catalog.tables import alias, deployment, evaluation, history, now
 from everlearn.errors import Missing
 
 CHAMPION = "champion"
+NEWEST = ("newest", "latest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,10 @@ def add(tx: Connection, one: Mapping[str, Any]) -> Version:
 
 
 def get(tx: Connection, name: str | None = None) -> Version:
-    """By version or alias; without a name the champion, else the newest that is not retired. Raises Missing."""
-    if name is None:
-        found = champion(tx) or newest(tx)
+    """By version or alias (`newest` is one); without a name the champion, else the newest that is not retired. Raises
+    Missing."""
+    if name in (None, *NEWEST):
+        found = (champion(tx) if name is None else None) or newest(tx)
         if found is None:
             raise Missing("There is no model yet.", "Teach one: everlearn run, or everlearn learn")
         return found
