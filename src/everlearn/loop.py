@@ -1,5 +1,5 @@
-"""One turn of the wheel, from top to bottom. Each stage reads the catalog, does its work and writes the catalog; a stage
-run twice does nothing the second time, so a turn that was killed is finished by the next one.
+"""One turn of the wheel, from top to bottom. Each stage reads the catalog, does its work and writes the catalog; a
+stage run twice does nothing the second time, so a turn that was killed is finished by the next one.
 
      collect ► validate ► label ► snapshot ► learn ► evaluate ► gate ► promote, or hold and say why
 """
@@ -10,23 +10,28 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from everlearn import registry, stages
+from everlearn import erasure, registry, stages
 from everlearn.catalog import turns
+from everlearn.errors import BadInput, Busy, StoreFault
 from everlearn.turn import Turn
 
 if TYPE_CHECKING:
+    from everlearn.stages.data import Ready
     from everlearn.types import Progress
     from everlearn.workspace import Workspace
 
 
-def turn(workspace: Workspace, progress: Progress, sources: Sequence[str] = (), labels_from: str | None = None) -> Turn:
-    """Turn the wheel once. Raises EverlearnError for what a person must mend; nothing is lost then."""
+def turn(
+    workspace: Workspace, progress: Progress, sources: Sequence[str] = (), labels_from: str | None = None,
+    ready: Ready | None = None,
+) -> Turn:  # fmt: skip
+    """Turn the wheel once. ready: what of the configured sources may be taken in. Raises EverlearnError for what a
+    person must mend; nothing is lost then."""
+    erasure.resume(workspace, progress)
     with workspace.catalog.write() as tx:
         done = Turn(turns.begin(tx))
 
-    done.came = stages.collect(
-        workspace, [*workspace.config.collect.sources, *sources], progress, labels_from=labels_from
-    )
+    done.came = stages.gather(workspace, sources, progress, labels_from=labels_from, ready=ready)
     done.judged = stages.validate(workspace, progress)
     done.labelling = stages.label(workspace, progress)
 
@@ -35,9 +40,12 @@ def turn(workspace: Workspace, progress: Progress, sources: Sequence[str] = (), 
     if done.judged.stops:
         return _end(workspace, done, "held", "Data gates failed: " + "; ".join(done.judged.stops) + ".")
 
-    version, done.learned = stages.learn(workspace, progress)
-    done.model = version.name
-    done.result = stages.evaluate(workspace, version.name, progress)
+    try:
+        version, done.learned = stages.learn(workspace, progress)
+        done.model = version.name
+        done.result = stages.evaluate(workspace, version.name, progress)
+    except BadInput as error:  # too few samples to learn from or to test on: more may come
+        return _end(workspace, done, "held", f"{error.message} {error.remedy}")
 
     decision = done.result.decision
     if decision.outcome == "promote":
@@ -49,19 +57,21 @@ def turn(workspace: Workspace, progress: Progress, sources: Sequence[str] = (), 
 
 def watch(workspace: Workspace, progress: Progress, most: int | None = None) -> Iterator[Turn]:
     """Turn whenever there is a reason: enough new files, the clock, or drift in recorded answers."""
-    made = 0
-    last = time.monotonic()
+    watcher, made = stages.Watcher(workspace), 0
     while most is None or made < most:
-        reason = stages.reason_to_turn(workspace, since=last)
-        if reason is None:
-            time.sleep(workspace.config.watch.poll_seconds)
-            continue
-        progress.say(f"Turning: {reason}.")
-        with workspace.lock():
-            done = turn(workspace, progress)
-        last = time.monotonic()
-        made += 1
-        yield done
+        try:
+            reason = watcher.reason()
+            if reason is not None:
+                progress.say(f"Turning: {reason}.")
+                with workspace.lock():
+                    done = turn(workspace, progress, ready=watcher.ready)
+                watcher.turned()
+                made += 1
+                yield done
+                continue
+        except (Busy, StoreFault) as error:  # it may be over at the next look
+            progress.say(str(error))
+        time.sleep(workspace.config.watch.poll_seconds)
 
 
 def _end(workspace: Workspace, done: Turn, decision: str, reason: str) -> Turn:

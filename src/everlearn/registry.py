@@ -1,10 +1,9 @@
-"""Versions of the model: registered, tagged, promoted past the gates, rolled back; every act is written to the history."""
+"""Versions of the model: registered, tagged, promoted past the gates, rolled back; every act enters the history."""
 
 from __future__ import annotations
 
 import io
 import json
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from everlearn import faults
 from everlearn.catalog import versions
 from everlearn.catalog.tables import now
-from everlearn.catalog.versions import CHAMPION, Version
+from everlearn.catalog.versions import CHAMPION, NEWEST, Version
 from everlearn.errors import AnswerIsNo, BadInput, Missing
 from everlearn.naming import render_model_name
+from everlearn.store import LocalStore
 from everlearn.workspace import VERSIONS
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from everlearn.workspace import Workspace
 
-RESERVED = ("latest", "newest", CHAMPION)
+RESERVED = (*NEWEST, CHAMPION)
+ALIAS = "alias:"
 
 
 def register(
@@ -67,24 +68,38 @@ def card(workspace: Workspace, version: Version) -> dict[str, Any]:
 
 
 def promote(workspace: Workspace, name: str, *, force: bool = False, reason: str = "") -> Version:
-    """Make a version the champion: past its gates, or by force with a reason, which is recorded. Raises AnswerIsNo
-    where its newest evaluation did not let it pass, BadInput for a retired one or a force without a reason."""
+    """Make a version the champion: past its gates, or by force with a reason, which is recorded. The champion stays
+    the champion, and nothing is recorded. Raises AnswerIsNo where its newest evaluation did not let it pass, or was
+    held against another champion; BadInput for a retired one or a force without a reason."""
     if force and not reason.strip():
         raise BadInput("promote --force needs a reason.", "Say why: --reason '…'")
     with workspace.catalog.write() as tx:
         version = versions.get(tx, name)
         if version.retired:
             raise BadInput(f"{version.name} is retired: it knows samples that were forgotten.", "Choose a newer one.")
-        done = versions.evaluations(tx, version.name)
-        decision = done[-1]["result"].get("decision") if done else None
-        passed = bool(decision and decision["outcome"] == "promote")
-        if not passed and not force:
-            why = decision["reason"] if decision else "it was never evaluated"
-            remedy = "everlearn evaluate, or: everlearn promote --force --reason '…'"
-            raise AnswerIsNo(f"{version.name} is not promoted: {why}.", remedy)
-        _crown(tx, version.name, "promoted", reason or (decision or {}).get("reason", ""), forced=force and not passed)
+        current = versions.champion(tx)
+        if current is not None and current.name == version.name:
+            return version
+        why_not, said = _why_not(tx, version, current)
+        if why_not and not force:
+            remedy = f"everlearn evaluate --model {version.name}, or: everlearn promote --force --reason '…'"
+            raise AnswerIsNo(f"{version.name} is not promoted: {why_not}", remedy)
+        _crown(tx, version.name, "promoted", reason or said, forced=bool(force and why_not))
     faults.point("registry.promoted")
     return version
+
+
+def _why_not(tx: Connection, version: Version, current: Version | None) -> tuple[str | None, str]:
+    """Why a version may not be promoted, or None; and what its newest evaluation said."""
+    done = versions.evaluations(tx, version.name)
+    if not done:
+        return "it was never evaluated.", ""
+    decision, against = done[-1]["result"]["decision"], done[-1]["champion"]
+    if decision["outcome"] != "promote":
+        return decision["reason"], decision["reason"]
+    if against != (current.name if current else None) and current is not None:
+        return f"it was not held against {current.name}, which is the champion now.", decision["reason"]
+    return None, decision["reason"]
 
 
 def hold(workspace: Workspace, name: str, reason: str) -> None:
@@ -119,15 +134,24 @@ def retire(tx: Connection, name: str, reason: str) -> str:
 
 
 def tag(workspace: Workspace, name: str, add: Iterable[str] = (), remove: Iterable[str] = ()) -> Version:
-    """Change a version's tags. A tag `alias:NAME` also makes NAME an alias of it."""
+    """Change a version's tags. A tag `alias:NAME` makes NAME an alias of it, or takes that alias away again. Raises
+    BadInput for what cannot be a tag, Missing where a tag to remove is not there."""
+    add, remove = set(add), set(remove)
+    for word in add | remove:
+        _check_tag(word)
     with workspace.catalog.write() as tx:
         version = versions.get(tx, name)
-        for word in add:
-            _check_tag(word)
-            if word.startswith("alias:"):
-                versions.point(tx, word.removeprefix("alias:"), version.name)
-        tags = sorted((set(version.tags) | {word for word in add if not word.startswith("alias:")}) - set(remove))
-        versions.change(tx, version.name, tags=tags)
+        there = {*version.tags, *(ALIAS + alias for alias in versions.aliases(tx).get(version.name, []))}
+        if absent := remove - there:
+            raise Missing(f"{version.name} has no tag {min(absent)}.", "See: everlearn models show")
+        for word in remove:
+            if word.startswith(ALIAS):
+                versions.unpoint(tx, word.removeprefix(ALIAS))
+        for word in sorted(add):
+            if word.startswith(ALIAS):
+                versions.point(tx, word.removeprefix(ALIAS), version.name)
+        tags = {word for word in (set(version.tags) | add) - remove if not word.startswith(ALIAS)}
+        versions.change(tx, version.name, tags=sorted(tags))
         return versions.get(tx, version.name)
 
 
@@ -143,20 +167,17 @@ def search(workspace: Workspace, *, tag: str | None = None, minimum: float | Non
 
 
 def export(workspace: Workspace, version: Version, out: Path) -> list[Path]:
-    """Copy a version's whole bundle to a folder. Raises BadInput where a file of another kind is in the way."""
+    """Copy a version's whole bundle to a folder, each file whole or not at all. Raises Missing for a retired version,
+    StoreFault where the folder cannot be written."""
     if version.retired:
         raise Missing(f"The files of {version.name} are gone: it was retired.", "See: everlearn history")
-    out.mkdir(parents=True, exist_ok=True)
-    stem = version.key.removesuffix(".onnx")
+    target = LocalStore(out.expanduser())
     written = []
-    for key in [version.key, *workspace.store.keys(stem)]:
-        target = out / key.removeprefix(f"{VERSIONS}/")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with workspace.store.open(key) as file, tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as part:
-            while chunk := file.read(1 << 20):
-                part.write(chunk)
-        Path(part.name).replace(target)
-        written.append(target)
+    for key in [version.key, *workspace.store.keys(version.key.removesuffix(".onnx"))]:
+        name = key.removeprefix(f"{VERSIONS}/")
+        with workspace.store.open(key) as file:
+            target.put(name, file)
+        written.append(target.path(name))
     return written
 
 
@@ -184,11 +205,13 @@ def _before(tx: Connection, name: str) -> str | None:
 
 
 def _check_tag(word: str) -> None:
-    plain = word.removeprefix("alias:")
+    plain = word.removeprefix(ALIAS)
     if not plain or len(plain) > 60 or not all(c.isalnum() or c in "-_.: " for c in plain):
         raise BadInput(f"{word!r} cannot be a tag.", "Use up to 60 letters, digits, blanks and -_.:")
-    if word.startswith("alias:") and (plain in RESERVED or plain[:2].lstrip("v").isdigit()):
+    if word.startswith(ALIAS) and (plain in RESERVED or plain[:2].lstrip("v").isdigit()):
         raise BadInput(f"{plain} cannot be an alias.", "promote makes the champion; versions name themselves.")
+    if word.startswith(ALIAS) and plain.endswith(".onnx"):
+        raise BadInput(f"{plain} cannot be an alias.", "A name that ends in .onnx is a file.")
 
 
 def _score(version: Version) -> float | None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +104,10 @@ def as_json(values: dict[str, Any]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """What the json module does not know: NumPy's numbers and arrays as numbers, all else (times, paths) as text."""
+    """What the json module does not know: NumPy's numbers and arrays as numbers, times (UTC) in ISO 8601, all else
+    (paths) as text."""
+    if isinstance(value, datetime):
+        return value.isoformat() + ("" if value.tzinfo else "Z")
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 

@@ -4,7 +4,7 @@ history."""
 from __future__ import annotations
 
 import dataclasses
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +15,10 @@ from everlearn.cli.data import opened
 from everlearn.errors import BadInput
 
 Context = typer.Context
-Model = Annotated[str | None, typer.Option("--model", help="Alias, version or path; default: champion, else newest.")]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", help="Alias (champion, newest, …), version or .onnx file; default: champion, else newest."),
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -60,8 +63,8 @@ def evaluate(context: Context, model: Model = None) -> Answer:
 
 def compare(
     context: Context,
-    a: Annotated[str, typer.Argument(help="The model that stands (alias, version or path).")],
-    b: Annotated[str, typer.Argument(help="The model that would replace it.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="The model that stands: alias, version or .onnx file.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The model that would replace it.")],
 ) -> Answer:
     """Is B better than A on the same test images? Exact McNemar test and a paired bootstrap interval."""
     from everlearn import stages
@@ -73,12 +76,13 @@ def compare(
         f"{b} is {found.verdict} than {a}."
         if found.verdict in ("better", "worse")
         else f"{b} and {a}: {found.verdict}.",
-        f"difference {found.difference:+.4f}, interval {low:+.4f} to {high:+.4f}, p = {found.p_value:.3g}, {found.n} images",
+        f"difference {found.difference:+.4f}, interval {low:+.4f} to {high:+.4f}, p = {found.p_value:.3g}",
+        f"{found.n} test images: {found.gained} gained, {found.lost} lost",
     ]
     if found.needed:
         lines.append(f"About {found.needed} more test images would decide.")
     lines += [f"harm: {veto.kind} {veto.name} {veto.difference:+.3f} (p = {veto.p_value:.3g})" for veto in found.vetoes]
-    return Answer(found.to_json(), lines)
+    return Answer({"a": a, "b": b, **found.to_json()}, lines)
 
 
 def predict(
@@ -88,24 +92,27 @@ def predict(
     record: Annotated[bool, typer.Option("--record", help="Keep each answer under an id, for feedback.")] = False,
     camera: Annotated[str | None, typer.Option(help="The camera that the images are from.")] = None,
 ) -> Answer:
-    """Answer for images. A path to a .onnx file as --model works without any workspace."""
+    """Answer for images. A .onnx file as --model works without any workspace. Exit code 2 where none could be read."""
     from everlearn import stages
 
     alone = model is not None and model.endswith(".onnx") and not record
     workspace = None if alone else opened(context)
-    answers = list(stages.predict(workspace, paths, model, context.obj, record=record, camera=camera))
-    rows = [
-        [one["path"], one.get("label") if one.get("value") is None else f"{one['value']:.6g}",
-         f"{one['confidence']:.3f}" if one.get("confidence") is not None else one.get("error", ""), one.get("id", "")]
-        for one in answers
-    ]  # fmt: skip
-    failed = any("error" in one for one in answers)
-    return Answer({"predictions": answers}, table(rows), code=2 if failed and all("error" in o for o in answers) else 0)
+    found = list(stages.predict(workspace, paths, model, context.obj, record=record, camera=camera))
+    rows = [[one["path"], *_told(one), one.get("id", "")] for one in found]
+    unread = [one for one in found if "error" in one]
+    lines = table(rows) or ["There is no image at these paths."]
+    return Answer({"predictions": found}, lines, code=2 if unread and len(unread) == len(found) else 0)
+
+
+def _told(one: dict[str, Any]) -> list[str]:
+    if "error" in one:
+        return [f"error: {one['error']}", ""]
+    return [f"{one['value']:.6g}", ""] if one["value"] is not None else [one["label"], f"{one['confidence']:.3f}"]
 
 
 def feedback(
     context: Context,
-    id: Annotated[str, typer.Argument(help="A recorded answer.")],
+    id: Annotated[str, typer.Argument(metavar="ID", help="A recorded answer: predict --record gives its id.")],
     right: Annotated[bool, typer.Option("--right", help="The answer was right.")] = False,
     wrong: Annotated[bool, typer.Option("--wrong", help="The answer was wrong.")] = False,
     label: Annotated[str | None, typer.Option(help="What would have been right.")] = None,
@@ -164,7 +171,9 @@ def models_list(
 
 @models.command("show")
 def models_show(
-    context: Context, model: Annotated[str | None, typer.Argument(help="Alias or version.")] = None
+    context: Context,
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Alias or version.")] = None,
+    option: Model = None,
 ) -> Answer:
     """One version: its card, its scores, its licence, where it lies."""
     from everlearn import registry
@@ -172,28 +181,31 @@ def models_show(
 
     workspace = opened(context)
     with workspace.catalog.read() as tx:
-        version = versions.get(tx, model)
-        aliases = versions.aliases(tx).get(version.name, [])
-    values = _version(version, aliases)
+        version = versions.get(tx, _one(model, option))
+    values = _listed(workspace, version)
     card = {} if version.retired else registry.card(workspace, version)
-    lines = [f"{key}: {value}" for key, value in {**values, "metrics": _score(values["metrics"])}.items() if value]
+    shown = {**values, "aliases": ", ".join(values["aliases"]), "tags": ", ".join(values["tags"]), "config": None,
+             "metrics": _score(values["metrics"])}  # fmt: skip
+    lines = table([[key.replace("_", " "), value] for key, value in shown.items() if value])
     return Answer({"models": [{**values, "card": card}]}, lines)
 
 
 @models.command("tag")
 def models_tag(
     context: Context,
-    model: Annotated[str, typer.Argument(help="Alias or version.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Alias or version.")],
     tags: Annotated[list[str] | None, typer.Argument(metavar="TAG…", help="Tags; alias:NAME makes an alias.")] = None,
-    remove: Annotated[list[str] | None, typer.Option(help="Take a tag away.")] = None,
+    remove: Annotated[list[str] | None, typer.Option(metavar="TAG", help="Take a tag or alias:NAME away.")] = None,
 ) -> Answer:
-    """Add tags to a version, or take them away."""
+    """Add tags to a version, or take them away. A tag alias:NAME lets NAME stand for the version."""
     from everlearn import registry
 
     workspace = opened(context)
     with workspace.lock():
         version = registry.tag(workspace, model, tags or [], remove or [])
-    return Answer({"models": [_version(version, [])]}, [f"{version.name}: {', '.join(version.tags) or 'no tags'}"])
+    values = _listed(workspace, version)
+    told = [*(f"alias:{alias}" for alias in values["aliases"]), *values["tags"]]
+    return Answer({"models": [values]}, [f"{version.name}: {', '.join(told) or 'no tags'}"])
 
 
 @models.command("export")
@@ -230,23 +242,17 @@ def deploy(
 def promote(
     context: Context,
     model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Alias or version; default: newest.")] = None,
+    option: Model = None,
     force: Annotated[bool, typer.Option("--force", help="Whatever the gates say; needs --reason.")] = False,
     reason: Annotated[str, typer.Option(help="Why; written to the history.")] = "",
 ) -> Answer:
     """Make a version the champion: past its gates, or by force with a reason."""
-    from everlearn import registry
-    from everlearn.catalog import versions
-    from everlearn.errors import Missing
+    from everlearn import registry, stages
 
     workspace = opened(context)
     with workspace.lock():
-        if model is None:
-            with workspace.catalog.read() as tx:
-                newest = versions.newest(tx)
-            if newest is None:
-                raise Missing("There is no model yet.", "Teach one: everlearn run")
-            model = newest.name
-        version = registry.promote(workspace, model, force=force, reason=reason)
+        name = stages.registered(workspace, _one(model, option) or "newest").name
+        version = registry.promote(workspace, name, force=force, reason=reason)
     return Answer({"champion": version.name}, [f"{version.name} is the champion."])
 
 
@@ -264,19 +270,41 @@ def rollback(
 
 def history(
     context: Context,
-    at: Annotated[datetime | None, typer.Option(help="Which model was in production at this time (UTC).")] = None,
+    at: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Which model was in production then: 2025-07-04T13:30 (UTC).")
+    ] = None,
 ) -> Answer:
     """What happened to the models, when and why; with --at, which one was in production then."""
     from everlearn.catalog import versions
 
+    moment = None if at is None else _moment(at)
     workspace = opened(context)
     with workspace.catalog.read() as tx:
         past = versions.past(tx)
-        then = versions.in_production(tx, at) if at else None
+        then = versions.in_production(tx, moment) if moment else None
     lines = table([_event(line) for line in past], ["time (UTC)", "what", "model", "before", "why"])
-    if at:
-        lines = [" ".join(_event(then))] if then else ["No model was in production then."]
-    return Answer({"history": past, **({"at": then} if at else {})}, lines or ["Nothing yet."])
+    if moment:
+        lines = ["  ".join(_event(then))] if then else ["No model was in production then."]
+    champion = then["version"] if then else None if moment else _champion(workspace)
+    return Answer({"history": past, "champion": champion, "at": then}, lines or ["Nothing yet."])
+
+
+def _moment(text: str) -> datetime:
+    """A time as ISO 8601 writes it, UTC where it has no zone; a whole second is meant to its end. Raises BadInput."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise BadInput(f"--at {text!r} is no time.", "Write 2025-07-04T13:30, or …+09:00 for a time zone.") from None
+    if moment.tzinfo is not None:
+        moment = moment.astimezone(UTC).replace(tzinfo=None)
+    return moment if "." in text else moment.replace(microsecond=999_999)
+
+
+def _one(argument: str | None, option: str | None) -> str | None:
+    """A model may be named by its place or by --model."""
+    if argument is not None and option is not None:
+        raise BadInput(f"Two models are named, {argument} and {option}.", "Name one.")
+    return option if argument is None else argument
 
 
 def _event(line: dict[str, Any]) -> list[str]:
@@ -296,6 +324,13 @@ def _champion(workspace: Any) -> str | None:
 def _version(one: Any, aliases: list[str]) -> dict[str, Any]:
     values = {field.name: getattr(one, field.name) for field in dataclasses.fields(one)}
     return {"version": values.pop("name"), "aliases": aliases, **values}
+
+
+def _listed(workspace: Any, version: Any) -> dict[str, Any]:
+    from everlearn.catalog import versions
+
+    with workspace.catalog.read() as tx:
+        return _version(version, versions.aliases(tx).get(version.name, []))
 
 
 def _score(metrics: Any) -> str:

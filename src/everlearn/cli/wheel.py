@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from everlearn.cli.console import Answer, table
+from everlearn.cli.console import Answer, as_json, table
 from everlearn.cli.data import LabelsFrom, opened
 
 Context = typer.Context
@@ -39,20 +39,17 @@ def watch(
     context: Context,
     turns: Annotated[int | None, typer.Option(min=1, help="Stop after so many turns; default: never.")] = None,
 ) -> Answer | None:
-    """Turn on new files in collect.sources, on the clock, or when recorded answers drift; see the settings in watch."""
-    import json
+    """Turn on new files in collect.sources, on the clock, or when recorded answers drift; see the settings in watch.
 
+    A file that is still being written is left for the next look. Ends with Ctrl-C; with --json, one object a turn."""
     from everlearn import loop
 
     workspace = opened(context)
-    done = 0
     for turn in loop.watch(workspace, context.obj, turns):
-        done += 1
         if context.obj.json:
-            print(json.dumps(turn.to_json(), ensure_ascii=False, default=str), flush=True)
+            as_json(turn.to_json())
         else:
-            for line in turn.lines():
-                print(line, flush=True)
+            print("\n".join(turn.lines()), flush=True)
     return None
 
 
@@ -63,7 +60,7 @@ def status(context: Context) -> Answer:
     workspace = opened(context)
     found = stages.status(workspace)
     rows = [[key, value] for key, value in found.items() if not isinstance(value, dict)]
-    lines = table(rows) + ["", *table([[k, v] for k, v in found["counts"].items()], ["status", "samples"])]
+    lines = [*table(rows), "", *table([[k, v] for k, v in found["counts"].items()], ["status", "samples"])]
     return Answer(found, lines)
 
 
@@ -72,11 +69,14 @@ def doctor(
     deep: Annotated[bool, typer.Option("--deep", help="Also read every file again and compare its digest.")] = False,
 ) -> Answer:
     """Find what a crash left behind, mend it, and say what cannot be mended."""
-    from everlearn import stages
+    from everlearn import erasure, stages
 
     workspace = opened(context)
     with workspace.lock():
+        finished = erasure.resume(workspace, context.obj)
         found = stages.doctor(workspace, context.obj, deep=deep)
+    if finished is not None:
+        found.mended.append(f"finished an interrupted forgetting: {finished.certificate}")
     lines = [f"mended: {line}" for line in found.mended] + [f"LOST: {line}" for line in found.lost]
     values = {"mended": found.mended, "lost": found.lost, "checked": found.checked}
     return Answer(values, lines or [f"All is well: {found.checked} files checked."], code=1 if found.lost else 0)

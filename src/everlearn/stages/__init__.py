@@ -1,7 +1,8 @@
 """The stages of the wheel, each given what it needs of the others: the rooms do not know each other, this floor does.
 
-`data`: collect, validate, label, augment. `teach`: the basis and learning. `prove`: evaluation and comparison.
-`use`: prediction, feedback, deployment. `care`: what is going on, and what a crash left behind.
+`data`: collect, validate, label, augment. `teach`: the basis and learning. `answering`: which model is meant, and what
+it answers. `prove`: evaluation and comparison. `use`: prediction, feedback, deployment. `watching`: when to turn.
+`care`: what is going on, and what a crash left behind.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ import importlib
 from typing import Any
 
 _ROOMS = {
-    "collect": "data", "validate": "data", "label": "data", "augment": "data", "features": "data",
+    "collect": "data", "gather": "data", "validate": "data", "label": "data", "augment": "data", "features": "data",
     "anything_new": "teach", "basis": "teach", "learn": "teach",
-    "evaluate": "prove", "compare": "prove", "Evaluated": "prove", "Validated": "data",
+    "evaluate": "prove", "compare": "prove", "registered": "answering", "Evaluated": "prove", "Validated": "data",
     "predict": "use", "feedback": "use", "deploy": "use", "export": "use",
-    "status": "care", "doctor": "care", "reason_to_turn": "care",
+    "status": "care", "doctor": "care", "Watcher": "watching",
 }  # fmt: skip
 
 

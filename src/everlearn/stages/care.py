@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,15 +12,14 @@ from everlearn.augment.make import PREVIEW
 from everlearn.catalog import answers, samples, snapshots, turns, versions
 from everlearn.catalog.tables import answer, evaluation, sample
 from everlearn.collect.take import id_of
-from everlearn.errors import EverlearnError, Missing
+from everlearn.errors import EverlearnError
+from everlearn.stages.traces import FOUND
 from everlearn.workspace import AUGMENTED, COLLECTED, EVALUATIONS, PRIVATE, QUARANTINED, VALIDATED, VERSIONS, Workspace
 
 if TYPE_CHECKING:
     from everlearn.types import Progress, SampleId
 
 DATA = (COLLECTED, VALIDATED, QUARANTINED, AUGMENTED)
-FOUND = "found"
-"""Where files go that no row names and whose content is nowhere else: nothing is thrown away."""
 BATCH = 500
 
 
@@ -47,43 +45,6 @@ def status(workspace: Workspace) -> dict[str, Any]:
         "last_decision": last["decision"] if last else None,
         "counts": counts,
     }
-
-
-# when to turn
-
-
-def reason_to_turn(workspace: Workspace, since: float) -> str | None:
-    """Why the wheel should turn now, or None. since: `time.monotonic` of the last turn."""
-    settings = workspace.config.watch
-    new = _new_files(workspace, settings.min_new)
-    if new >= settings.min_new:
-        return f"{new} new file{'s' if new > 1 else ''}"
-    if settings.every_minutes is not None and time.monotonic() - since >= settings.every_minutes * 60:
-        return f"{settings.every_minutes:g} minutes have passed"
-    if settings.drift:
-        from everlearn.stages.use import drifted
-
-        return drifted(workspace)
-    return None
-
-
-def _new_files(workspace: Workspace, enough: int) -> int:
-    """How many things in the sources are not in the catalog, counted up to `enough`; and what waits unjudged."""
-    from everlearn.stages.data import source_items
-
-    with workspace.catalog.read() as tx:
-        found = samples.counts(tx)["new"]
-    for source in workspace.config.collect.sources:
-        try:
-            for batch in _batched(source_items(workspace, source)):
-                with workspace.catalog.read() as tx:
-                    known = samples.seen(tx, [(one.uri, one.size, one.modified) for one in batch])
-                found += sum(one.uri not in known for one in batch)
-                if found >= enough:
-                    return found
-        except Missing:  # a folder that is not there yet is no reason to stop watching
-            continue
-    return found
 
 
 def _batched(items: Iterator[Any]) -> Iterator[list[Any]]:

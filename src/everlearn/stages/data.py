@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,45 +14,90 @@ import numpy as np
 from everlearn.catalog import labels, samples, turns, versions
 from everlearn.collect.options import SourceOptions
 from everlearn.collect.sources import open_source
-from everlearn.collect.take import Collected, take
+from everlearn.collect.take import MOST_REFUSALS, Collected, take
 from everlearn.dataset.build import SUSPECT, side_of
-from everlearn.errors import BadInput
+from everlearn.errors import BadInput, Missing
 from everlearn.evaluate import gates
 from everlearn.files import change
 from everlearn.label import automatic
 from everlearn.stages import teach
-from everlearn.types import Found
+from everlearn.types import Found, Refused
 from everlearn.validate import judge as judging
 
 if TYPE_CHECKING:
     from everlearn.augment.make import AugmentReport
+    from everlearn.collect.options import Source
     from everlearn.label.automatic import Labelling, Sure
-    from everlearn.types import Prediction, Progress, SampleId
+    from everlearn.types import Member, Prediction, Progress, SampleId
     from everlearn.workspace import Workspace
 
 NAMED = 20
 """Images named for each score that they pull down."""
 
 
+Ready = Callable[[Sequence[Found]], list[Found]]
+"""Those of a source's things that may be taken in now."""
+
+
+def gather(
+    workspace: Workspace, given: Sequence[str], progress: Progress, *, labels_from: str | None = None,
+    ready: Ready | None = None,
+) -> Collected:  # fmt: skip
+    """Take in the configured sources, of which one that is out of reach stops nothing, and then those given now."""
+    total = Collected()
+    for source in own_sources(workspace):
+        try:
+            _add(total, collect(workspace, [source], progress, ready=ready))
+        except Missing as error:
+            total.refuse(Refused(source, error.message))
+            progress.say(f"collect.sources: {error.message}")
+    _add(total, collect(workspace, given, progress, labels_from=labels_from))
+    return total
+
+
+def own_sources(workspace: Workspace) -> list[str]:
+    """`collect.sources`, those of this machine as absolute paths: a relative one lies beside everlearn.yaml."""
+    sources = workspace.config.collect.sources
+    return [one if "://" in one else str(workspace.root / Path(one).expanduser()) for one in sources]
+
+
 def collect(
-    workspace: Workspace, sources: Sequence[str], progress: Progress, *, labels_from: str | None = None, **said: Any
-) -> Collected:
+    workspace: Workspace, sources: Sequence[str], progress: Progress, *, labels_from: str | None = None,
+    ready: Ready | None = None, **said: Any,
+) -> Collected:  # fmt: skip
     """Take in all sources, one after another."""
     total = Collected()
     for source in sources:
         opened = open_source(source, _options(workspace, labels_from=labels_from, **said))
-        came = take(workspace, str(Path(source).absolute()) if "://" not in source else source, opened, progress)
-        total.collected += came.collected
-        total.duplicates += came.duplicates
-        total.suppressed += came.suppressed
-        total.refused += came.refused
-        total.rejected += came.rejected[: max(0, 10_000 - len(total.rejected))]
+        name = source if "://" in source else str(Path(source).absolute())
+        _add(total, take(workspace, name, opened if ready is None else _Ready(opened, ready), progress))
     return total
 
 
-def source_items(workspace: Workspace, source: str) -> Iterator[Found]:
-    """What a source offers, unread."""
-    return (one for one in open_source(source, _options(workspace)).items() if isinstance(one, Found))
+def _add(total: Collected, came: Collected) -> None:
+    total.collected += came.collected
+    total.duplicates += came.duplicates
+    total.suppressed += came.suppressed
+    total.refused += came.refused
+    total.rejected += came.rejected[: max(0, MOST_REFUSALS - len(total.rejected))]
+
+
+class _Ready:
+    """A source without what may not be taken in yet."""
+
+    BATCH = 500
+
+    def __init__(self, source: Source, ready: Ready) -> None:
+        self.source, self.ready = source, ready
+
+    def items(self) -> Iterator[Found | Refused]:
+        items = self.source.items()
+        while batch := list(islice(items, self.BATCH)):
+            yield from (one for one in batch if isinstance(one, Refused))
+            yield from self.ready([one for one in batch if isinstance(one, Found)])
+
+    def estimate(self) -> int | None:
+        return self.source.estimate()
 
 
 def _options(workspace: Workspace, labels_from: str | None = None, **said: Any) -> SourceOptions:
@@ -94,7 +140,7 @@ def validate(workspace: Workspace, progress: Progress) -> Validated:
     """Judge what is new, hold back labels that are held wrong, and score the whole data set."""
     judged = judging.judge(workspace, _side(workspace), progress)
     result = Validated(judged.validated, dict(sorted(judged.quarantined.items())))
-    wrong = _suspects(workspace, progress)
+    wrong = decide_suspects(workspace, progress)
     _score(workspace, result, wrong)
     with workspace.catalog.write() as tx:
         turns.set_to(tx, "data_scores", {"scores": result.scores, "culprits": result.culprits})
@@ -120,15 +166,21 @@ def _side(workspace: Workspace) -> Callable[[str], str]:
     return lambda group: side_of(group, workspace.config.dataset)
 
 
-def _suspects(workspace: Workspace, progress: Progress) -> dict[SampleId, str] | None:
+def decide_suspects(workspace: Workspace, progress: Progress) -> dict[SampleId, str] | None:
     """Labels that are held wrong, with what they rather are. Those on the learning side wait for a person.
 
     Judged anew on everything labelled, suspects among it, so it depends on the data alone. None where the task has no
-    classes, or nothing can be held out.
+    classes, or nothing can be held out; then no label is in doubt.
     """
+    members = teach.pool(workspace)
+    wrong = _suspects(workspace, members, progress)
+    _hold(workspace, wrong or {}, {one.id for one in members if one.split != "test"})
+    return wrong
+
+
+def _suspects(workspace: Workspace, members: Sequence[Member], progress: Progress) -> dict[SampleId, str] | None:
     from everlearn.validate.suspects import find
 
-    members = teach.pool(workspace)
     originals = [one for one in members if one.parent is None]
     learnable = [one for one in originals if one.split != "test"]
     if workspace.config.task != "classify" or len({one.label for one in learnable}) < 2:
@@ -144,9 +196,7 @@ def _suspects(workspace: Workspace, progress: Progress) -> dict[SampleId, str] |
     given = np.array([classes[originals[row].label] for row in rows])
     judged = find(table[rows], given)
     sure = table[rows].max(axis=1) >= workspace.config.validate_.suspect_confidence
-    wrong = {originals[rows[at]].id: found.head.classes[judged.meant[at]] for at in judged.order if sure[at]}
-    _hold(workspace, wrong, {one.id for one in learnable})
-    return wrong
+    return {originals[rows[at]].id: found.head.classes[judged.meant[at]] for at in judged.order if sure[at]}
 
 
 def _probabilities(memory: Any, found: Any, ids: Sequence[SampleId], progress: Progress) -> Any:
@@ -175,10 +225,12 @@ def _hold(workspace: Workspace, wrong: Mapping[SampleId, str], learning: set[Sam
         for id, one in sorted(there.items()):
             suspect = wrong.get(id) if one.label_by not in labels.PEOPLE else None
             queued = hold and suspect is not None and id in learning
+            reason, urgency = (SUSPECT, 1.5) if queued else (None, 0.0)
+            if one.queue_reason not in (None, SUSPECT):  # it waits for another reason, and goes on waiting
+                queued, reason, urgency = one.queued, one.queue_reason, one.urgency
             if (one.suspect, one.queued) != (suspect, queued):
-                reason = SUSPECT if queued else None
                 rows.append({"id": id, "suspect": suspect, "queued": queued, "queue_reason": reason,
-                             "urgency": 1.5 if queued else 0.0})  # fmt: skip
+                             "urgency": urgency})  # fmt: skip
         samples.change(tx, rows)
         samples.restate(tx, [row["id"] for row in rows])
 
