@@ -1,11 +1,13 @@
 """The quantised features of samples, computed once: each image is decoded and sent through the backbone a single time.
 
 They lie in a SQLite file of their own for each basis, below the workspace's private folder. It is a cache: what is
-missing is computed again from the images. A forgotten sample's row is overwritten with zeros, not just unlinked.
+missing or damaged is computed again from the images. A forgotten sample's row is overwritten with zeros, not just
+unlinked.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
@@ -49,7 +51,7 @@ class Features:
         self.basis = basis
         self.path = workspace.private(f"features-{basis.digest[:16]}.db")
         with closing(self._open()) as file:
-            file.execute("CREATE TABLE IF NOT EXISTS phi (id TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID")
+            _prepare(file)
 
     def batches(
         self, ids: Sequence[SampleId], progress: Progress, *, size: int = BATCH
@@ -79,6 +81,11 @@ class Features:
             wrong += int((fresh != phi).any(axis=1).sum())
         return wrong
 
+    def damaged(self) -> int:
+        """How many rows of the cache are not what was written. They are not used: what they were is computed again."""
+        with closing(self._open()) as file:
+            return sum(mark != _mark(id, value) for id, value, mark in file.execute("SELECT id, value, mark FROM phi"))
+
     def forget(self, ids: Collection[SampleId]) -> None:
         """Take samples out of the cache, of this basis and of every other."""
         for path in sorted((self.workspace.root / PRIVATE).glob("features-*.db")):
@@ -91,15 +98,17 @@ class Features:
         phi = self.basis.phi(images(self.workspace, ids))
         faults.point("features.computed")
         with file:
-            rows = [(id, value.tobytes()) for id, value in zip(ids, phi, strict=True)]
-            file.executemany("INSERT OR REPLACE INTO phi VALUES (?, ?)", rows)
+            rows = [(id, value.tobytes(), _mark(id, value.tobytes())) for id, value in zip(ids, phi, strict=True)]
+            file.executemany("INSERT OR REPLACE INTO phi VALUES (?, ?, ?)", rows)
+        faults.point("features.kept")
         return dict(zip(ids, phi, strict=True))
 
     def _cached(self, file: sqlite3.Connection, ids: Sequence[SampleId]) -> dict[SampleId, NDArray[np.int8]]:
         marks = ",".join("?" * len(ids))
         found = {}
-        for id, value in file.execute(f"SELECT id, value FROM phi WHERE id IN ({marks})", ids):  # noqa: S608
-            if len(value) == self.basis.dimensions:
+        query = f"SELECT id, value, mark FROM phi WHERE id IN ({marks})"  # noqa: S608
+        for id, value, mark in file.execute(query, ids):
+            if len(value) == self.basis.dimensions and mark == _mark(id, value):
                 found[id] = np.frombuffer(value, np.int8)
         return found
 
@@ -117,6 +126,19 @@ def _connect(path: str) -> sqlite3.Connection:
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "secure_delete=ON"):
         file.execute(f"PRAGMA {pragma}")
     return file
+
+
+def _prepare(file: sqlite3.Connection) -> None:
+    columns = {row[1] for row in file.execute("PRAGMA table_info(phi)")}
+    if columns and "mark" not in columns:
+        file.execute("DROP TABLE phi")  # a cache of before rows had a mark
+    table = "phi (id TEXT PRIMARY KEY, value BLOB NOT NULL, mark BLOB NOT NULL)"
+    file.execute(f"CREATE TABLE IF NOT EXISTS {table} WITHOUT ROWID")
+
+
+def _mark(id: SampleId, value: bytes) -> bytes:
+    """Tells whether a row is still what was written."""
+    return hashlib.blake2b(value, digest_size=8, key=id.encode()[:64]).digest()
 
 
 def images(workspace: Workspace, ids: Sequence[SampleId]) -> list[Image]:

@@ -1,13 +1,12 @@
 """The one live memory of a workspace: brought from one snapshot to the next by adding and subtracting the difference.
 
-It is a pure function of the snapshot. Where it cannot be trusted (no file, a damaged one, another basis, a snapshot that
-the catalog no longer holds whole) it is built again from the cached features; the bits are the same.
+It is a pure function of the snapshot. Where it cannot be trusted (no file, a damaged one, another basis, a snapshot
+that the catalog no longer holds whole) it is built again from the cached features; the bits are the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,7 +41,7 @@ class LiveMemory:
     """The memory, what it holds, and the features it is made of."""
 
     def __init__(self, workspace: Workspace, basis: Basis, *, strict: bool = False) -> None:
-        """strict: raise Corrupt for a damaged memory instead of building it again."""
+        """strict: raise Corrupt for a memory that is not what was saved, instead of building it again."""
         self.workspace = workspace
         self.basis = basis
         self.features = Features(workspace, basis)
@@ -61,7 +60,7 @@ class LiveMemory:
         try:
             for ids, phi in self.features.batches(gone, progress, size=4096):
                 self.memory.subtract(phi, *_columns(ids, self.held))
-        except Missing:  # their images and features are gone already: build again
+        except (Missing, BadInput, Corrupt):  # they are gone already, or are not what was learned: build again
             self.memory, come = self._empty(), list(wanted)
         for ids, phi in self.features.batches(come, progress, size=4096):
             self.memory.add(phi, *_columns(ids, wanted))
@@ -87,22 +86,31 @@ class LiveMemory:
             return None
         return found.st_mtime_ns, found.st_size
 
-    def rebuilt(self, progress: Progress) -> ExactMemory:
-        """A new memory of what this one holds, from the features: for `verify`."""
+    def rebuilt(self, progress: Progress, members: Iterable[Member] | None = None) -> ExactMemory:
+        """A new memory of what this one holds, or of other members, from the features: for `verify`."""
+        held = self.held if members is None else learnable(members)
         fresh = self._empty()
-        for ids, phi in self.features.batches(sorted(self.held), progress, size=4096):
-            fresh.add(phi, *_columns(ids, self.held))
+        for ids, phi in self.features.batches(sorted(held), progress, size=4096):
+            fresh.add(phi, *_columns(ids, held))
         return fresh
 
     def _load(self, strict: bool) -> tuple[ExactMemory, Held]:
-        with suppress(Missing, BadInput, FileNotFoundError, *(() if strict else (Corrupt,))):
+        try:
             memory, metadata = ExactMemory.load(self.path)
             same = (memory.basis_digest, memory.folds, memory.target) == (
                 self.basis.digest, self.workspace.config.learn.folds, self._target()
             )  # fmt: skip
             held = self._held(metadata) if same else None
             if held is not None and len(held) == memory.samples:
+                self.snapshot = int(str(metadata["snapshot"]))
                 return memory, held
+            if strict:
+                raise Corrupt("The memory is not of the data and settings that it was saved with.", "everlearn learn")
+        except (Missing, FileNotFoundError):
+            pass
+        except (BadInput, Corrupt):
+            if strict:
+                raise
         return self._empty(), {}
 
     def _held(self, metadata: Mapping[str, object]) -> Held | None:

@@ -65,9 +65,10 @@ def live(workspace: Workspace, *, stored: bool = False, strict: bool = False) ->
     return found
 
 
-def anything_labelled(workspace: Workspace) -> bool:
+def anything_to_learn(workspace: Workspace) -> bool:
+    """Whether anything is labelled that is not held out for testing."""
     with workspace.catalog.read() as tx:
-        return next(current(tx, workspace.config), None) is not None
+        return any(one.split != "test" for one in current(tx, workspace.config))
 
 
 def anything_new(workspace: Workspace) -> bool:
