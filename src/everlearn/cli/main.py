@@ -55,8 +55,8 @@ def run(arguments: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a label in Korean must not stop a terminal in ASCII
-    arguments = global_first(arguments)
     wants_json = "--json" in arguments[: arguments.index("--")] if "--" in arguments else "--json" in arguments
+    arguments = global_first(arguments)
     console = Console(json=wants_json)
     try:
         with console.open:
@@ -96,14 +96,19 @@ def global_first(arguments: list[str]) -> list[str]:
             front.append(word)
         elif word in ("-w", "--workspace"):
             value = next(words, None)
-            if value is None:
+            if value is None or value in ("--json", "--quiet", "-q"):
                 return [word]  # so that it is this option which is said to miss its value, not the verb
             front += [word, value]
         elif word.startswith("--workspace=") or (word.startswith("-w") and word[2:3] in "/.~"):
             front.append(word)
+        elif rest[:1] == ["label"] and "--" not in rest and word[:1] == "-" and word[1:2] in _NUMBER:
+            rest += ["--", word]  # `label ID -5`: a number below 0 is no option
         else:
             rest.append(word)
     return front + rest
+
+
+_NUMBER = tuple("0123456789.")
 
 
 def _usage(error: Any, wants_json: bool) -> int:

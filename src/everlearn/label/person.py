@@ -20,18 +20,16 @@ def say(workspace: Workspace, id: str, label: str, who: str | None = None) -> Sa
     """A person's label for one sample; it holds over every other word. Raises BadInput, Missing."""
     text = labels.cleaned(label, workspace.config)
     with change(workspace) as changed:
-        one = samples.get(changed.tx, id)
-        if one.parent_id is not None:
-            raise BadInput(f"{one.id} was augmented from {one.parent_id}.", "Label its parent; it follows.")
+        one = _original(samples.get(changed.tx, id))
         labels.say(changed.tx, [labels.Said(one.id, text, "person", who or _who())])
         changed.refile([one.id])
     return one.id
 
 
 def undo(workspace: Workspace, id: str) -> str | None:
-    """Take back the last word on a sample; returns the label that holds now."""
+    """Take back the last word on a sample; returns the label that holds now. Raises BadInput, Missing."""
     with change(workspace) as changed:
-        one = samples.get(changed.tx, id)
+        one = _original(samples.get(changed.tx, id))
         label = labels.undo(changed.tx, one.id)
         changed.refile([one.id])
     return label
@@ -58,6 +56,12 @@ def waiting(workspace: Workspace, limit: int) -> list[Sample]:
     """The review queue, most informative first."""
     with workspace.catalog.read() as tx:
         return samples.queue(tx, limit)
+
+
+def _original(one: Sample) -> Sample:
+    if one.parent_id is not None:
+        raise BadInput(f"{one.id} was augmented from {one.parent_id}.", "Label its parent; it follows.")
+    return one
 
 
 def _who() -> str:
