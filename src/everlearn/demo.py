@@ -1,5 +1,5 @@
-"""The wheel on real handwritten digits, offline: three days with new classes, bad images and wrong labels; then one class
-is forgotten, and the proof is checked.
+"""The wheel on real handwritten digits, offline: three days with new classes, bad images and wrong labels; then one
+class is forgotten, and the proof is checked.
 
 The digits come with scikit-learn (UCI, 8x8 scans of real handwriting, enlarged). Beside each turn stands what the naive
 way would have done: the same features and the same kind of head, trained by SGD on each day's data alone.
@@ -250,5 +250,6 @@ def _closing(story: Story) -> list[str]:
         "",
         f"The report of the newest model: {story.report}",
         f"Go on from here: everlearn -w {story.workspace} status",
-        "Your own images:  everlearn init my && everlearn -w my collect PHOTOS --labels-from folder && everlearn -w my run",
+        "Your own images:  everlearn init my",
+        "                  everlearn -w my run PHOTOS --labels-from folder",
     ]
