@@ -7,7 +7,7 @@
 #   make soak    the full matrix of kills (long)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs soak requirements commands clean
+.PHONY: help demo test check bench docs soak requirements commands settings pictures clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -68,6 +68,12 @@ requirements: $(BIN)/python
 
 commands: $(VENV)/.installed-core
 	$(BIN)/python scripts/make_commands.py
+
+settings: $(VENV)/.installed-core
+	$(BIN)/python scripts/make_settings.py
+
+pictures: $(VENV)/.installed-core
+	$(BIN)/python scripts/make_pictures.py
 
 clean:
 	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

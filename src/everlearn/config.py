@@ -42,7 +42,7 @@ class Collect(Section):
         None, description="File-name pattern for labels_from: filename, such as '{label}.{n}.jpg'."
     )
     sources: list[str] = Field(
-        default_factory=list, description="Folders, files or s3://… that `run` and `watch` collect from by themselves."
+        default_factory=list, description="Folders and files that `run` and `watch` collect from by themselves."
     )
     camera: str = Field("unknown", description="Camera of what does not say which camera it is from.")
     max_file_mb: float = Field(64, gt=0, description="Larger files are refused unread, in megabytes.")
