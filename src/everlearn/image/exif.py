@@ -55,9 +55,12 @@ def _directory(raw: bytes, order: str, at: int, wanted: Mapping[int, str]) -> di
 
 
 def _time(value: Any, offset: Any) -> datetime | None:
+    digits = re.fullmatch(r"(\d{4}):(\d\d):(\d\d) (\d\d):(\d\d):(\d\d)", _text(value), re.ASCII)
     try:
-        time = datetime.strptime(_text(value), "%Y:%m:%d %H:%M:%S")
+        time = datetime(*map(int, digits.groups())) if digits else None  # type: ignore[arg-type]
     except ValueError:
+        time = None
+    if time is None:
         return None
     zone = re.fullmatch(r"([+-])(\d\d):(\d\d)", _text(offset))
     if zone is None or int(zone[2]) > 14:
