@@ -218,7 +218,19 @@ def deploy(workspace: Workspace, model: str | None, to: str | None) -> Deployed:
         to = past[-1]["path"].rpartition("/")[0]
     elif "://" not in to:
         to = str(Path(to).expanduser().absolute())  # the next `deploy` may be called from another folder
-    return copy_to(workspace, version, to, registry.card(workspace, version))
+    return copy_to(
+        workspace, version, to, registry.card(workspace, version) | {"evaluation": _newest(workspace, version)}
+    )
+
+
+def _newest(workspace: Workspace, version: Version) -> dict[str, Any] | None:
+    """What a version's newest evaluation found, in short."""
+    with workspace.catalog.read() as tx:
+        done = versions.evaluations(tx, version.name)
+    if not done:
+        return None
+    names = ("images", *prove.FIGURES, "forgetting", "gates", "decision")
+    return {"at": done[-1]["at"], **{name: done[-1]["result"].get(name) for name in names}}
 
 
 def export(
