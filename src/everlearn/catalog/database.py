@@ -8,6 +8,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,7 @@ class Database:
         return None
 
 
+@cache
 def _revisions() -> list[str]:
     """All migrations, oldest first: their files are named NUMBER_WORDS.py."""
     names = (path.name for path in (files("everlearn.catalog") / "migrations" / "versions").iterdir())

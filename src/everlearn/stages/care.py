@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +10,22 @@ import sqlalchemy as sa
 
 from everlearn.augment.make import PREVIEW
 from everlearn.catalog import answers, samples, snapshots, turns, versions
-from everlearn.catalog.tables import answer, evaluation, sample
+from everlearn.catalog.tables import evaluation
 from everlearn.collect.take import id_of
 from everlearn.errors import EverlearnError
 from everlearn.stages.traces import FOUND
-from everlearn.workspace import AUGMENTED, COLLECTED, EVALUATIONS, PRIVATE, QUARANTINED, VALIDATED, VERSIONS, Workspace
+from everlearn.store import LocalStore
+from everlearn.workspace import (
+    AUGMENTED,
+    COLLECTED,
+    EVALUATIONS,
+    PRIVATE,
+    QUARANTINED,
+    VALIDATED,
+    VERSIONS,
+    Workspace,
+    write_whole,
+)
 
 if TYPE_CHECKING:
     from everlearn.types import Progress, SampleId
@@ -110,12 +121,16 @@ def _ours(key: str) -> bool:
 
 
 def _named(workspace: Workspace, keys: Collection[str]) -> set[str]:
-    found: set[str] = set()
     with workspace.catalog.read() as tx:
-        for chunk in samples.chunks(keys):
-            found |= {row.key for row in tx.execute(sa.select(sample.c.key).where(sample.c.key.in_(chunk)))}
-            found |= {row.key for row in tx.execute(sa.select(answer.c.key).where(answer.c.key.in_(chunk)))}
-    return found
+        return samples.keys(tx, keys)
+
+
+def _is_there(workspace: Workspace) -> Callable[[str], bool]:
+    """Tells whether a file is there: on a disk by looking, so that memory does not grow; else from one listing."""
+    store = workspace.store
+    if isinstance(store, LocalStore):
+        return lambda key: store.path(key).is_file()
+    return {key for folder in DATA for key in store.keys(folder)}.__contains__
 
 
 def _rows(
@@ -123,17 +138,15 @@ def _rows(
 ) -> None:
     """Every row has its file; one that has not takes a stray of the same content."""
     moved = []
-    present: set[str] = set()
-    for folder in DATA:
-        present.update(workspace.store.keys(folder))
+    is_there = _is_there(workspace)
     with workspace.catalog.read() as tx, progress.task("doctor", sum(samples.counts(tx).values())) as task:
         for batch in samples.batches(tx):
             for one in batch:
-                good = one.key in present and (not deep or _digest(workspace, one.key) == one.id)
+                good = is_there(one.key) and (not deep or _digest(workspace, one.key) == one.id)
                 if not good and strays.get(one.id):
                     moved.append({"id": one.id, "key": strays[one.id].pop()})
                 elif not good:
-                    health.lost.append(f"the file of sample {one.id} is {'changed' if one.key in present else 'gone'}")
+                    health.lost.append(f"the file of sample {one.id} is {'changed' if is_there(one.key) else 'gone'}")
             task.advance(len(batch))
     if moved:
         with workspace.catalog.write() as tx:
@@ -152,19 +165,26 @@ def _digest(workspace: Workspace, key: str) -> SampleId | None:
 def _set_aside(workspace: Workspace, health: Health, strays: dict[SampleId, list[str]]) -> None:
     """Spare copies of what the catalog has are removed; anything else is kept where it does not disturb."""
     with workspace.catalog.write() as tx:
-        known = samples.known(tx, list(strays))
+        known = samples.some(tx, list(strays))
         forgotten = turns.are_suppressed(tx, list(strays))
+    spare = 0
     for id, keys in strays.items():
+        if id in known and keys and _digest(workspace, known[id].key) != id:
+            with workspace.catalog.write() as tx:
+                samples.change(tx, [{"id": id, "key": keys.pop()}])
+            health.mended.append(f"found the file of sample {id} again, under whose name another one lay")
         for key in keys:
             if id in known or id in forgotten or key.startswith(AUGMENTED):
-                health.mended.append("removed a spare copy")
+                spare += 1
             else:
-                target = workspace.root / PRIVATE / FOUND / key.rpartition("/")[2]
+                target = workspace.root / PRIVATE / FOUND / f"{id[:8]}_{key.rpartition('/')[2]}"
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with workspace.store.open(key) as file:
-                    target.write_bytes(file.read())
+                    write_whole(target, file.read())
                 health.mended.append(f"set aside {target}, which no row names; collect it to take it in")
             workspace.store.remove(key)
+    if spare:
+        health.mended.append(f"removed {spare} spare {'copy' if spare == 1 else 'copies'}")
 
 
 def _models(workspace: Workspace, health: Health) -> None:
