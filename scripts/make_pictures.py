@@ -23,7 +23,8 @@ from everlearn.cli.console import Console, width
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "pictures"
 CHROMIUM = [
     "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--force-device-scale-factor=1.5",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--force-device-scale-factor=1.5",
 ]  # fmt: skip
 COLUMN, LINE, EDGE = 7.85, 18, 18  # pixels of a character and a line at 13 px, and around them
 LONGEST = 118  # characters
@@ -71,7 +72,8 @@ def terminal(text: str) -> str:
     for number, line in enumerate(lines):
         bold = line.startswith(("$", "Day", "Then"))
         style = ' fill="#7ee0c8" font-weight="bold"' if bold else ""
-        rows.append(f'<text x="{EDGE}" y="{EDGE + LINE * (number + 0.75):g}"{style}>{escape(line).replace(" ", NBSP)}</text>')
+        kept = escape(line).replace(" ", NBSP)
+        rows.append(f'<text x="{EDGE}" y="{EDGE + LINE * (number + 0.75):g}"{style}>{kept}</text>')
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" width="{wide}" height="{high}">'
         f'<rect width="{wide}" height="{high}" rx="8" fill="#14201f"/>'

@@ -46,7 +46,8 @@ def _cell(text: str) -> str:
 
 def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
-    return "" if value is None else f"`{yaml.safe_dump(value, default_flow_style=True).strip().removesuffix('...').strip()}`"
+    plain = yaml.safe_dump(value, default_flow_style=True).strip().removesuffix("...").strip()
+    return "" if value is None else f"`{plain}`"
 
 
 def _choices(field: FieldInfo) -> str:

@@ -2,8 +2,9 @@
 
 On each page, in order and in one empty folder: `python` blocks run in one namespace; in `bash` and `console` blocks
 each line that begins with `everlearn` (or `$ everlearn`) runs through the command line and must exit 0, or N where the
-line ends with `# exit N`; `*` in an argument is what it is in a shell. A comment `<!-- setup … -->` holds Python that prepares the folder and is not shown. A block
-after `<!-- not run: reason -->` is left out; every other block of these kinds must have something to run.
+line ends with `# exit N`; `*` in an argument is what it is in a shell. A comment `<!-- setup … -->` holds Python that
+prepares the folder and is not shown. A block after `<!-- not run: reason -->` is left out; every other block of these
+kinds must have something to run.
 """
 
 from __future__ import annotations
