@@ -284,15 +284,19 @@ def _dotenv(path: Path) -> dict[str, str]:
         raise BadConfig(f"{path} cannot be read.", "It must be a UTF-8 text file of NAME=VALUE lines.") from None
 
 
+_SHORT = reprlib.Repr(maxlevel=2, maxstring=100, maxother=100)
+"""References can make a value far larger than its file."""
+
+
 def _explained(error: ValidationError, path: Path) -> BadConfig:
     first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = " ".join(".".join(str(part) for part in first["loc"]).split())
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(first["loc"][-1]), _keys_at(first["loc"][:-1]), n=1)
         remedy = f"Did you mean {near[0]}?" if near else f"Known here: {', '.join(_keys_at(first['loc'][:-1]))}."
         return BadConfig(f"{path}: there is no setting {where}.", remedy)
     value = first.get("input")
-    shown = "" if isinstance(value, dict) or where in OVERRIDES else f" is {reprlib.repr(value)}"  # may hold a secret
+    shown = "" if isinstance(value, dict) or where in OVERRIDES else f" is {_SHORT.repr(value)}"  # may hold a secret
     return BadConfig(f"{path}: {where}{shown}: {first['msg'].removeprefix('Value error, ')}.", "Mend that line.")
 
 
