@@ -284,7 +284,8 @@ def _dotenv(path: Path) -> dict[str, str]:
         raise BadConfig(f"{path} cannot be read.", "It must be a UTF-8 text file of NAME=VALUE lines.") from None
 
 
-_SHORT = reprlib.Repr(maxlevel=2, maxstring=100, maxother=100)
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 100, 100
 """References can make a value far larger than its file."""
 
 
