@@ -97,7 +97,8 @@ def forget(workspace: Workspace, chosen: Selection, progress: Progress) -> Forgo
     ids = _matching(workspace, chosen)
     if not ids:
         raise Missing("No sample matches.", "See: everlearn data")
-    journal = {"ids": ids, "opaque": [secrets.token_hex(16) for _ in ids], "what": sorted(_named(chosen))}
+    opaque = [secrets.token_hex(16) for _ in ids]
+    journal = {"ids": ids, "opaque": opaque, "what": sorted(_named(chosen)), "certificate": secrets.token_hex(8)}
     write_whole(workspace.private(JOURNAL), json.dumps(journal).encode())
     faults.point("forget.journal")
     return _carry_out(workspace, journal, progress)
@@ -283,7 +284,7 @@ def _certify(workspace: Workspace, journal: Mapping[str, Any], after: str | None
     salt = secrets.token_hex(16)
     body = {
         "format": FORMAT,
-        "certificate": secrets.token_hex(8),
+        "certificate": journal["certificate"],
         "at": now().isoformat(timespec="seconds") + "Z",
         "chosen_by": journal["what"],
         "removed": sorted(journal["opaque"]),

@@ -46,16 +46,30 @@ class LiveMemory:
         self.basis = basis
         self.features = Features(workspace, basis)
         self.path = workspace.root / FILE
+        self.snapshot: int | None = None
+        """The snapshot that the stored memory stands at; None where there is none that can be used."""
         self.memory, self.held = self._load(strict)
+        self.stored = self.held
         self.stamp = self._stamp()
 
     def bring_to(self, members: Iterable[Member], progress: Progress) -> Moved:
-        """Hold exactly the training and validation members of these. Nothing is written; see `save`."""
+        """Hold exactly the training and validation members of these; returns how that differs from what is stored.
+        Nothing is written; see `save`."""
         wanted = learnable(members)
+        try:
+            self._move(wanted, progress)
+        except BaseException:
+            self.memory, self.held = self._empty(), {}  # half moved, the sums would be of nothing
+            raise
+        self.held = wanted
+        return Moved(*(sum(a.get(id) != value for id, value in b.items())
+                       for a, b in ((self.stored, wanted), (wanted, self.stored))))  # fmt: skip
+
+    def _move(self, wanted: Held, progress: Progress) -> None:
         gone = [id for id, value in self.held.items() if wanted.get(id) != value]
         come = [id for id, value in wanted.items() if self.held.get(id) != value]
         if len(gone) > len(wanted):
-            self.memory, self.held = self._empty(), {}  # building again is less work than taking away
+            self.memory = self._empty()  # building again is less work than taking away
             gone, come = [], list(wanted)
         try:
             for ids, phi in self.features.batches(gone, progress, size=4096):
@@ -64,14 +78,12 @@ class LiveMemory:
             self.memory, come = self._empty(), list(wanted)
         for ids, phi in self.features.batches(come, progress, size=4096):
             self.memory.add(phi, *_columns(ids, wanted))
-        self.held = wanted
-        return Moved(len(come), len(gone))
 
     def save(self, snapshot: Snapshot) -> None:
         """Keep the memory as standing at this snapshot."""
         faults.point("live.before_save")
         self.memory.save(self.path, {"snapshot": snapshot.number, "digest": snapshot.digest})
-        self.stamp = self._stamp()
+        self.stamp, self.snapshot, self.stored = self._stamp(), snapshot.number, self.held
         faults.point("live.saved")
 
     @property

@@ -47,7 +47,7 @@ def _basis(spec: str, dimensions: int | None, root: Path) -> Basis:
 
 
 _live: dict[Path, LiveMemory] = {}
-_fitted: dict[Path, tuple[str, Held, Fitted]] = {}
+_fitted: dict[Path, tuple[str, float, Held, Fitted]] = {}
 """What the stages of one turn would otherwise load and solve twice; of one workspace at a time."""
 
 
@@ -57,8 +57,7 @@ def live(workspace: Workspace, *, stored: bool = False, strict: bool = False) ->
     stored: as it lies on disk. strict: the same, and raise Corrupt for a damaged one instead of building it again.
     """
     found = _live.get(workspace.root)
-    fresh = stored or strict or found is None or not found.current or found.basis.digest != basis(workspace).digest
-    if fresh or found is None:
+    if stored or strict or found is None or not found.current or found.workspace.config != workspace.config:
         found = LiveMemory(workspace, basis(workspace), strict=strict)
         _live.clear()
         _live[workspace.root] = found
@@ -98,16 +97,17 @@ def pool(workspace: Workspace) -> list[Member]:
 
 def fitted(workspace: Workspace, memory: LiveMemory, progress: Progress) -> Fitted:
     """The head that a memory gives, with its out-of-fold view."""
+    precision = workspace.config.label.precision
     before = _fitted.get(workspace.root)
-    if before is not None and before[:2] == (memory.basis.digest, memory.held):
-        return before[2]
+    if before is not None and before[:3] == (memory.basis.digest, precision, memory.held):
+        return before[3]
     ids = sorted(memory.held)
     phi = memory.features.all(ids, progress)
     labels = [memory.held[id][0] for id in ids]
     folds = np.array([memory.held[id][1] for id in ids], np.int64)
-    found = fit(memory.memory, Cached(ids, phi, labels, folds), precision=workspace.config.label.precision)
+    found = fit(memory.memory, Cached(ids, phi, labels, folds), precision=precision)
     _fitted.clear()
-    _fitted[workspace.root] = (memory.basis.digest, memory.held, found)
+    _fitted[workspace.root] = (memory.basis.digest, precision, memory.held, found)
     return found
 
 
