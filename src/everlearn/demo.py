@@ -18,17 +18,16 @@ import numpy as np
 
 from everlearn import erasure, loop, stages
 from everlearn.catalog import snapshots
-from everlearn.cli.console import table
 from everlearn.config import Config
 from everlearn.errors import BadInput
 from everlearn.image import decode, encode_jpeg, encode_png
 from everlearn.stages import teach
+from everlearn.text import table
 from everlearn.workspace import Workspace
 
 if TYPE_CHECKING:
-    from everlearn.cli.console import Console
     from everlearn.turn import Turn
-    from everlearn.types import Image
+    from everlearn.types import Image, Progress
 
 DAYS = {1: (0, 1, 2, 3, 4), 2: (5, 6, 7), 3: (8, 9)}
 """Classes that appear on each day."""
@@ -46,7 +45,7 @@ class Story:
     closing: list[str] = field(default_factory=list)
 
 
-def play(folder: Path, console: Console) -> Story:
+def play(folder: Path, console: Progress) -> Story:
     """Play the three days into `folder`, which is made anew where it is an earlier demo. Raises BadInput elsewhere."""
     folder = folder.absolute()
     if folder.exists() and not (folder / MARK).exists() and any(folder.iterdir()):
@@ -214,7 +213,7 @@ def _points(value: float | None) -> str:
     return "nothing to forget yet" if value is None else f"{100 * value:.1f} points of what older digits scored at best"
 
 
-def _forget(workspace: Workspace, console: Console, story: Story) -> None:
+def _forget(workspace: Workspace, console: Progress, story: Story) -> None:
     console.say(f"\nThen everyone who wrote a {FORGOTTEN} asks to be forgotten:")
     gone = erasure.forget(workspace, erasure.Selection(label=FORGOTTEN), console)
     proof = erasure.verify(workspace, gone.certificate, console, from_images=True)

@@ -163,26 +163,3 @@ class Lines:
             of = f" of {self._total}" if self._total else ""
             self._console.say(f"{self._name}: {self._done}{of}")
             self._next = time.monotonic() + self.EVERY
-
-
-def table(rows: list[list[Any]], head: list[str] | None = None) -> list[str]:
-    """Rows as aligned plain text, nothing where there are none; wide characters (Korean) count double."""
-    shown = [[str(cell) for cell in row] for row in ([head] if head else []) + rows]
-    if not rows:
-        return []
-    widths = [max(width(row[i]) for row in shown) for i in range(len(shown[0]))]
-    lines = [
-        "  ".join(cell + " " * (w - width(cell)) for cell, w in zip(row, widths, strict=True)).rstrip() for row in shown
-    ]
-    if head:
-        lines.insert(1, "  ".join("─" * w for w in widths))
-    return lines
-
-
-def width(text: str) -> int:
-    """Columns that a text takes on a terminal."""
-    import unicodedata
-
-    return sum(
-        2 if unicodedata.east_asian_width(char) in "WF" else 0 if unicodedata.combining(char) else 1 for char in text
-    )

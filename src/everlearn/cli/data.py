@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from everlearn.cli.console import Answer, Console, table
+from everlearn.cli.console import Answer, Console
 from everlearn.errors import BadInput
+from everlearn.text import table
 from everlearn.types import STATUSES
 
 Context = typer.Context
@@ -218,13 +219,19 @@ def _ask(workspace: Any, waiting: list[Any], console: Console) -> int:
     for number, one in enumerate(waiting, 1):
         proposal = one.suspect or one.label
         print(f"[{number}/{len(waiting)}] {_where(workspace, one.key)}  ({one.queue_reason})", file=sys.stderr)
-        said = input(f"  label{f' [{proposal}]' if proposal else ''}: ").strip()
-        if said == "q":
+        print(f"  label{f' [{proposal}]' if proposal else ''}: ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        said = line.strip()
+        if not line or said == "q":
             break
         if said == "s" or (not said and not proposal):
             continue
-        with workspace.lock():
-            person.say(workspace, one.id, said or proposal)
+        try:
+            with workspace.lock():
+                person.say(workspace, one.id, said or proposal)
+        except BadInput as error:  # a slip of the fingers: the image waits on
+            console.say(f"  {error}")
+            continue
         answered += 1
     return answered
 

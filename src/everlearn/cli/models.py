@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from everlearn.cli.console import Answer, table
+from everlearn.cli.console import Answer
 from everlearn.cli.data import opened
 from everlearn.errors import BadInput
+from everlearn.text import table
 
 Context = typer.Context
 Model = Annotated[

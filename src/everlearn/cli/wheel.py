@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from everlearn.cli.console import Answer, as_json, table
+from everlearn.cli.console import Answer, as_json
 from everlearn.cli.data import LabelsFrom, opened
+from everlearn.text import table
 
 Context = typer.Context
 
