@@ -1,4 +1,4 @@
-"""A corpus of broken and odd images goes through collect and validate: a reason for each, no crash, every good one in."""
+"""Broken and odd images go through collect and validate: a reason for each, no crash, every good one in."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def corpus(tmp_path: Path) -> Iterator[Path]:
     pipe.bind("socket.png")
     os.chdir(here)
     _bury(root)
-    (os.fsencode(root) + b"/\xff\xfe.png" and open(os.fsencode(root) + b"/\xff\xfe.png", "wb")).close()
+    Path(os.fsdecode(os.fsencode(root) + b"/\xff\xfe.png")).touch()
     yield root
     pipe.close()
     shutil.rmtree(root)

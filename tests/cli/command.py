@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +18,19 @@ from everlearn.cli.main import run
 class Everlearn:
     """`ever("collect", folder)` runs a command with --json in its workspace and gives the object on stdout."""
 
-    def __init__(self, capsys: pytest.CaptureFixture[str], workspace: Path) -> None:
-        self.capsys = capsys
+    def __init__(self, workspace: Path) -> None:
         self.workspace = workspace
         self.code = 0
         self.stderr = ""
 
     def __call__(self, *words: object, code: int | None = 0) -> dict[str, Any]:
         """code: the exit code that is expected; None: any."""
-        self.capsys.readouterr()
-        self.code = run(["-w", str(self.workspace), *map(str, words), "--json"])
-        said = self.capsys.readouterr()
-        self.stderr = said.err
-        assert code in (None, self.code), (words, self.code, said.out, said.err)
-        lines = said.out.splitlines()
-        assert len(lines) == 1, said.out
+        with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+            self.code = run(["-w", str(self.workspace), *map(str, words), "--json"])
+        self.stderr = err.getvalue()
+        assert code in (None, self.code), (words, self.code, out.getvalue(), self.stderr)
+        lines = out.getvalue().splitlines()
+        assert len(lines) == 1, out.getvalue()
         values = json.loads(lines[0])
         assert isinstance(values, dict)
         return values
@@ -46,8 +46,8 @@ class Everlearn:
 
 
 @pytest.fixture
-def ever(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Everlearn:
-    return Everlearn(capsys, tmp_path / "workspace")
+def ever(tmp_path: Path) -> Everlearn:
+    return Everlearn(tmp_path / "workspace")
 
 
 def pixels(seed: int, side: int = 48, cells: int = 6) -> np.ndarray:

@@ -78,23 +78,16 @@ def _rows(ever: Everlearn) -> dict[str, tuple[object, ...]]:
     }  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def at_once(
-    offers: list[list[str]], known: dict[str, object], ever: Everlearn, tmp_path: Path
+    offers: list[list[str]], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, tuple[object, ...]], str]:
     """What comes of all offers, collected in their own order and judged once."""
-    if not known:
-        once = Everlearn(ever.capsys, tmp_path / "once").init(settings=SETTINGS)
-        for words in offers:
-            once("collect", *words)
-        once("validate")
-        known.update(rows=_rows(once), digest=once.snapshot())
-    return known["rows"], known["digest"]  # type: ignore[return-value]
-
-
-@pytest.fixture(scope="module")
-def known() -> dict[str, object]:
-    return {}
+    once = Everlearn(tmp_path_factory.mktemp("once") / "workspace").init(settings=SETTINGS)
+    for words in offers:
+        once("collect", *words)
+    once("validate")
+    return _rows(once), once.snapshot()
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -124,7 +117,7 @@ def test_copies_of_a_sample_do_not_change_what_is_suspect(ever: Everlearn, tmp_p
     folders(tmp_path / "two", "ab", 8, first=50)
     wrong = tmp_path / "two" / "a" / "wrong.png"
     shutil.copy(tmp_path / "one" / "b" / "0.png", wrong)
-    once = Everlearn(ever.capsys, tmp_path / "once").init(settings=SETTINGS)
+    once = Everlearn(tmp_path / "once").init(settings=SETTINGS)
     for each in (ever.init(settings=SETTINGS), once):
         for part in ("one", "two"):
             each("collect", tmp_path / part, "--labels-from", "folder")

@@ -64,6 +64,8 @@ def run(arguments: list[str]) -> int:
             answer = command.main(arguments, prog_name="everlearn", standalone_mode=False, obj=console)
             if isinstance(answer, Answer):
                 console.note(answer.values)
+        if answer == INTERRUPTED:  # newer versions of Typer take Ctrl-C for themselves
+            raise KeyboardInterrupt
         return console.answer(answer) if isinstance(answer, Answer) else int(answer or 0)
     except typer.Exit as end:
         return end.exit_code
