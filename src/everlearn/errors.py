@@ -1,7 +1,7 @@
 """Every error that Everlearn raises on purpose. Each says in one line what was wrong and what to do about it.
 
-`EverlearnError` and its kinds are for people: the command line prints `message` and `remedy` and exits with `exit_code`.
-Anything else that escapes is a fault of ours (exit 70).
+`EverlearnError` and its kinds are for people: the command line prints `message` and `remedy` and exits with
+`exit_code`. Anything else that escapes is a fault of ours (exit 70).
 """
 
 from __future__ import annotations

@@ -204,7 +204,7 @@ class Tracker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LearnReport:
-    """samples: learned now, 0 where nothing changed; removed: unlearned now; digests: hex SHA-256, None if not exact."""
+    """samples: learned now, 0 where nothing changed; removed: unlearned now; digests: SHA-256, None if not exact."""
 
     learner: str
     samples: int

@@ -1,4 +1,4 @@
-"""Copies a model and its card to a folder or a bucket, so that a program there sees the old one or the new one whole."""
+"""Copies a model and its card to a folder or a bucket, where programs see the old one or the new one, and it whole."""
 
 from __future__ import annotations
 

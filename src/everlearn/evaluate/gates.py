@@ -61,7 +61,9 @@ class Decision(Result):
     points: whether its amount is in hundredths of accuracy."""
 
     outcome: Literal["promote", "hold"]
-    code: Literal["gates", "first", "not_compared", "worse", "undecided", "harm", "reported", "better", "not_worse", "champion"]
+    code: Literal[
+        "gates", "first", "not_compared", "worse", "undecided", "harm", "reported", "better", "not_worse", "champion"
+    ]
     details: Mapping[str, str] = field(default_factory=dict)
     points: bool = False
 
