@@ -26,6 +26,7 @@ LONGEST_LABEL = 120
 LONGEST_SOURCE = 48
 
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
+_NO_UNDERSCORE = _PLAIN - {"_"}  # of source and suffix, so that a name is read from its right end without doubt
 _WINDOWS_DEVICES = frozenset(
     ["con", "prn", "aux", "nul", "conin$", "conout$", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))]
 )
@@ -105,6 +106,7 @@ def unescape(text: str) -> str | None:
         return None
 
 
+@lru_cache(maxsize=1_000)
 def _fit(text: str, longest: int, plain: frozenset[str]) -> str:
     """Escaped, and cut with a digest where it takes more than `longest` bytes."""
     units = _escaped_units(text, plain)
@@ -133,11 +135,10 @@ def render_name(label: str | None, when: datetime, source: str, ext: str, suffix
     ending = ext.removeprefix(".").lower()
     if not _EXT.fullmatch(ending):
         raise BadInput(f"The file ending {ext!r} cannot be used.", "Use 1 to 8 letters and digits, such as jpg.")
-    no_underscore = _PLAIN - {"_"}  # so that a name is read from its right end without doubt
     parts = [UNLABELLED if label is None else _fit(label, LONGEST_LABEL, _PLAIN), _day(when), _clock(when)]
-    parts.append(_fit(source, LONGEST_SOURCE, no_underscore))
+    parts.append(_fit(source, LONGEST_SOURCE, _NO_UNDERSCORE))
     if suffix is not None:
-        parts.append(_fit(suffix, LONGEST_SOURCE, no_underscore))
+        parts.append(_fit(suffix, LONGEST_SOURCE, _NO_UNDERSCORE))
     return "_".join(parts) + "." + ending
 
 

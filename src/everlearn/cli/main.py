@@ -52,9 +52,7 @@ for room in (data, models, wheel):
 
 def run(arguments: list[str]) -> int:
     """Run one command; returns the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a label in Korean must not stop a terminal in ASCII
+    _prepare_streams()
     wants_json = "--json" in arguments[: arguments.index("--")] if "--" in arguments else "--json" in arguments
     arguments = global_first(arguments)
     console = Console(json=wants_json)
@@ -84,6 +82,20 @@ def run(arguments: list[str]) -> int:
         return 0
     except Exception as error:  # whatever escapes is our fault, and is said to be
         return _ours(error, wants_json)
+
+
+def _called(arguments: list[str], console: Console) -> int:
+    answer = typer.main.get_command(app).main(arguments, prog_name="everlearn", standalone_mode=False)
+    if answer == INTERRUPTED:  # newer versions of Typer take Ctrl-C for themselves
+        raise KeyboardInterrupt
+    return console.answer(answer) if isinstance(answer, Answer) else int(answer or 0)
+
+
+def _prepare_streams() -> None:
+    """A label in Korean must not stop a terminal in ASCII."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def global_first(arguments: list[str]) -> list[str]:

@@ -64,8 +64,7 @@ def judge(workspace: Workspace, side: Side, progress: Progress) -> Judged:
         waiting = samples.counts(tx)["new"]
     cv2.setNumThreads(1)  # the threads here are one per image
     with progress.task("validate", waiting) as task, ThreadPoolExecutor(THREADS) as pool:
-        while batch := _new(workspace):
-            looks = list(pool.map(lambda one: _look(workspace, one), batch))
+        for batch, looks in _looks(workspace, pool):
             with change(workspace) as changed:
                 samples.change(changed.tx, looks)
                 labels.settle(changed.tx, [one.id for one in batch])
@@ -84,9 +83,21 @@ def judge(workspace: Workspace, side: Side, progress: Progress) -> Judged:
     return result
 
 
-def _new(workspace: Workspace) -> list[Sample]:
+def _looks(workspace: Workspace, pool: ThreadPoolExecutor) -> Iterator[tuple[list[Sample], list[dict[str, Any]]]]:
+    """What is new, a batch at a time, and what a look at each gives; the next batch is looked at while one is used."""
+    batch = _new(workspace, "")
+    looks = [pool.submit(_look, workspace, one) for one in batch]
+    while batch:
+        coming = _new(workspace, batch[-1].id)
+        ahead = [pool.submit(_look, workspace, one) for one in coming]
+        yield batch, [look.result() for look in looks]
+        batch, looks = coming, ahead
+
+
+def _new(workspace: Workspace, after: SampleId) -> list[Sample]:
+    where = sa.and_(sample.c.status == "new", sample.c.id > after)
     with workspace.catalog.read() as tx:
-        return next(samples.batches(tx, sample.c.status == "new", size=BATCH), [])
+        return next(samples.batches(tx, where, size=BATCH), [])
 
 
 def limits_of(workspace: Workspace) -> QualityLimits:
