@@ -36,7 +36,7 @@ def turn(
     done.labelling = stages.label(workspace, progress)
 
     if not stages.anything_new(workspace):
-        return _end(workspace, done, "nothing new", "Nothing has come in that the newest model does not know.")
+        return _end(workspace, done, "nothing new", stages.nothing_new(workspace))
     if done.judged.stops:
         return _end(workspace, done, "held", "Data gates failed: " + "; ".join(done.judged.stops) + ".")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 _ROOMS = {
     "collect": "data", "gather": "data", "validate": "data", "label": "data", "augment": "data", "features": "data",
-    "anything_new": "teach", "basis": "teach", "learn": "teach",
+    "anything_new": "teach", "nothing_new": "teach", "basis": "teach", "learn": "teach",
     "evaluate": "prove", "compare": "prove", "registered": "answering", "Evaluated": "prove", "Validated": "data",
     "predict": "use", "feedback": "use", "deploy": "use", "export": "use",
     "status": "care", "doctor": "care", "Watcher": "watching",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from everlearn import registry
-from everlearn.catalog import snapshots, versions
+from everlearn.catalog import samples, snapshots, versions
 from everlearn.catalog.tables import now
 from everlearn.dataset.build import build, current
 from everlearn.errors import BadInput
@@ -82,6 +82,18 @@ def anything_new(workspace: Workspace) -> bool:
         )
     same = newest.snapshot == snapshot.number and snapshot.digest == digest and newest.config == _facts(workspace)
     return not (same and decided)
+
+
+def nothing_new(workspace: Workspace) -> str:
+    """Why there is nothing to learn, in a line."""
+    with workspace.catalog.read() as tx:
+        if versions.newest(tx) is not None:
+            return "Nothing has come in that the newest model does not know."
+        counts = samples.counts(tx)
+    if not sum(counts.values()):
+        return "Nothing has come in yet."
+    return f"Nothing fit to learn from is labelled: {counts['queued']} wait for a label (everlearn review), " \
+           f"{counts['quarantined']} are in quarantine (everlearn data --status quarantined)."  # fmt: skip
 
 
 def drop_memory(workspace: Workspace) -> None:
