@@ -19,7 +19,7 @@ from everlearn.cli.main import run
 
 SETTINGS = """\
 learn: {dimensions: 64}
-gates: {accuracy: 0.6, precision: 0.6, recall: 0.6, f1: 0.6, margin: 0.5, alpha: 0.5}
+gates: {quality: null, diversity: null, accuracy: 0.6, precision: 0.6, recall: 0.6, f1: 0.6, margin: 0.5, alpha: 0.5}
 watch: {poll_seconds: 0.05}
 """
 
