@@ -18,7 +18,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from everlearn import demo
-from everlearn.cli.console import Console, width
+from everlearn.cli.console import Console
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "pictures"
 CHROMIUM = [
@@ -66,7 +66,7 @@ def _play(folder: Path, reports: list[Path]) -> str:
 
 def terminal(text: str) -> str:
     """Plain text as a picture of a terminal; long lines are cut."""
-    lines = [line if width(line) <= LONGEST else line[: LONGEST - 1] + "…" for line in text.splitlines()]
+    lines = [line if len(line) <= LONGEST else line[: LONGEST - 1] + "…" for line in text.splitlines()]
     wide, high = round(LONGEST * COLUMN + 2 * EDGE), len(lines) * LINE + 2 * EDGE
     rows = []
     for number, line in enumerate(lines):
