@@ -68,7 +68,7 @@ class Decision(Result):
     points: bool = False
 
     def why(self, lang: Lang) -> str:
-        unit = WORDS[lang]["points"] if self.points else ""
+        unit = WORDS[lang]["unit_points"] if self.points else ""
         return WORDS[lang][f"why_{self.code}"].format(**self.details, unit=unit)
 
     @property

@@ -27,6 +27,8 @@ from everlearn.evaluate.words import WORDS, Lang
 if TYPE_CHECKING:
     from everlearn.types import Image, SampleId, Scalar, Task
 
+GOOD = 0.995
+"""A score of the data set above which nothing is said to pull it down."""
 ROWS = 50
 """Rows of a table, and pictures, on the page; the JSON has all."""
 SHARES = frozenset({"accuracy", "precision", "recall", "f1", "ece", "forgetting", "gpu_utilisation"})
@@ -46,6 +48,8 @@ class DataScore(Result):
 class Report(Result):
     """All that one evaluation has found. What does not exist is None or empty, and its section says so or is left out.
 
+    champion: its name, which may be this model's.
+
     versions: names of the versions in `forgetting`, oldest first. joint_forgetting: the forgetting of a model trained
     on everything at once. regressions: reported mistakes -> answered right. lineage: what the model comes from; keys
     that `words` knows are translated. pixels: thumbnails' sources by sample id, for any id named in the report.
@@ -57,6 +61,7 @@ class Report(Result):
     metrics: Metrics | RegressionMetrics
     gates: Mapping[str, Gate] = field(default_factory=dict)
     decision: Decision | None = None
+    champion: str | None = None
     comparison: Comparison | None = None
     forgetting: Forgetting | None = None
     versions: Sequence[str] = ()
@@ -104,6 +109,7 @@ def render_html(report: Report, lang: Lang = "en") -> str:
         w=words,
         lang=lang,
         rows=ROWS,
+        good=GOOD,
         plots=_plots(report, words),
         pictures=pictures,
         classes=_lowest(report.metrics),

@@ -108,7 +108,7 @@ def evaluate(workspace: Workspace, model: str | None, progress: Progress) -> Eva
     decision = gates.decide(found, comparison, cases, first=champion is None)
     if reigns and not gates.failed(found):
         decision = gates.Decision("promote", "champion")
-    report = _report(workspace, chosen, own, test, found, decision, comparison, past, names, cases)
+    report = _report(workspace, chosen, own, test, found, decision, champion, comparison, past, names, cases)
     values = {
         "model": chosen.name,
         "champion": champion.name if champion else None,
@@ -291,7 +291,7 @@ def _costs(version: Version) -> dict[str, float | None]:
 
 def _report(
     workspace: Workspace, chosen: Named, own: Answerer, test: _Test, found: Mapping[str, Any], decision: Decision,
-    comparison: Comparison | None, past: Any, names: Sequence[str], cases: Mapping[str, bool],
+    champion: Version | None, comparison: Comparison | None, past: Any, names: Sequence[str], cases: Mapping[str, bool],
 ) -> Report:  # fmt: skip
     version = chosen.version
     card = own.model.card if chosen.file and own.model else registry.card(workspace, version)
@@ -311,6 +311,7 @@ def _report(
         metrics=test.metrics,
         gates=found,
         decision=decision,
+        champion=champion.name if champion else None,
         comparison=comparison,
         forgetting=past,
         versions=names,
@@ -376,4 +377,5 @@ def _keep(
         )
         figures = {name: values[name] for name in FIGURES if values[name] is not None}
         versions.change(tx, version.name, metrics={**(version.metrics or {}), **figures})
+    faults.point("evaluate.committed")
     return where
