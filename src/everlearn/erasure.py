@@ -87,14 +87,16 @@ class Verified:
 
 
 def forget(workspace: Workspace, chosen: Selection, progress: Progress) -> Forgotten:
-    """Erase what is chosen, whatever state it is in. Raises BadInput where nothing is chosen, Missing where nothing
-    matches."""
-    resume(workspace, progress)
+    """Erase what is chosen, whatever state it is in. Where an interrupted forgetting was finished first and nothing is
+    left to erase, that is the answer. Raises BadInput where nothing is chosen, Missing where nothing matches."""
+    finished = resume(workspace, progress)
     if chosen.empty:
         raise BadInput(
             "Nothing was chosen to forget.", "Give --label, --sample, --camera, --source, --since or --until."
         )
     ids = _matching(workspace, chosen)
+    if not ids and finished is not None:
+        return finished
     if not ids:
         raise Missing("No sample matches.", "See: everlearn data")
     opaque = [secrets.token_hex(16) for _ in ids]

@@ -54,4 +54,5 @@ def deploy(workspace: Workspace, version: Version, to: str, card: Mapping[str, A
         done = versions.evaluations(tx, version.name)
         versions.deployed(tx, version.name, f"{to.rstrip('/')}/{MODEL}", done[-1]["id"] if done else None)
         versions.record(tx, "deployed", version.name, f"copied to {to}", details={"path": to})
+    faults.point("deploy.recorded")
     return Deployed(version.name, f"{to.rstrip('/')}/{MODEL}", f"{to.rstrip('/')}/{CARD}")

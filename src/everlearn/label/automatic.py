@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from everlearn import faults
 from everlearn.catalog import labels, samples
 from everlearn.catalog.tables import sample
 from everlearn.files import change
@@ -71,6 +72,7 @@ def _label(workspace: Workspace, model: Sure | None, ids: Sequence[SampleId]) ->
         labels.say(changed.tx, words)
         samples.restate(changed.tx, ids)
         changed.refile([word.sample_id for word in words])
+    faults.point("label.committed")
     return len(words)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from everlearn import registry
+from everlearn import faults, registry
 from everlearn.catalog import samples, snapshots, versions
 from everlearn.catalog.tables import now
 from everlearn.dataset.build import build, current
@@ -130,6 +130,7 @@ def learn(workspace: Workspace, progress: Progress, reason: str = "learned") -> 
     """
     began = time.monotonic()
     snapshot = build(workspace)
+    faults.point("learn.snapshot")
     with workspace.catalog.read() as tx:
         newest = versions.newest(tx)
         members = list(snapshots.members(tx, snapshot.number))
@@ -145,6 +146,7 @@ def learn(workspace: Workspace, progress: Progress, reason: str = "learned") -> 
     memory.save(snapshot)
     with workspace.catalog.write() as tx:
         snapshots.mark_learned(tx, snapshot.number)
+    faults.point("learn.marked")
     details = {
         "head": found.head.kind,
         "alpha": found.alpha,
