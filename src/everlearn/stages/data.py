@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from everlearn.types import Member, Prediction, Progress, SampleId
     from everlearn.workspace import Workspace
 
+LEAST_TAUGHT = 10
+"""Examples to learn from that a class must have before labels of it, or in favour of it, are doubted."""
 NAMED = 20
 """Images named for each score that they pull down."""
 
@@ -170,7 +173,7 @@ def decide_suspects(workspace: Workspace, progress: Progress) -> dict[SampleId, 
     """Labels that are held wrong, with what they rather are. Those on the learning side wait for a person.
 
     Judged anew on everything labelled, suspects among it, so it depends on the data alone. None where the task has no
-    classes, or nothing can be held out; then no label is in doubt.
+    classes, or too few examples of them to judge by; then no label is in doubt.
     """
     members = teach.pool(workspace)
     wrong = _suspects(workspace, members, progress)
@@ -183,7 +186,8 @@ def _suspects(workspace: Workspace, members: Sequence[Member], progress: Progres
 
     originals = [one for one in members if one.parent is None]
     learnable = [one for one in originals if one.split != "test"]
-    if workspace.config.task != "classify" or len({one.label for one in learnable}) < 2:
+    taught = Counter(one.label for one in learnable)
+    if workspace.config.task != "classify" or sum(number >= LEAST_TAUGHT for number in taught.values()) < 2:
         return None
     memory = teach.live(workspace)
     memory.bring_to(members, progress)
@@ -196,7 +200,9 @@ def _suspects(workspace: Workspace, members: Sequence[Member], progress: Progres
     given = np.array([classes[originals[row].label] for row in rows])
     judged = find(table[rows], given)
     sure = table[rows].max(axis=1) >= workspace.config.validate_.suspect_confidence
-    return {originals[rows[at]].id: found.head.classes[judged.meant[at]] for at in judged.order if sure[at]}
+    known = np.array([taught[name] >= LEAST_TAUGHT for name in found.head.classes])
+    doubted = sure & known[given] & known[judged.meant]
+    return {originals[rows[at]].id: found.head.classes[judged.meant[at]] for at in judged.order if doubted[at]}
 
 
 def _probabilities(memory: Any, found: Any, ids: Sequence[SampleId], progress: Progress) -> Any:
