@@ -45,6 +45,8 @@ class Turn:
             "memory_digest": learned.memory_digest if learned else None,
             "model_digest": learned.model_digest if learned else None,
             "accuracy": values.get("accuracy"),
+            "mae": values.get("mae"),
+            "r2": values.get("r2"),
             "forgetting": values.get("forgetting"),
             "gates": {**(judged.gates if judged else {}), **values.get("gates", {})},
             "report": values.get("report"),
@@ -61,10 +63,8 @@ class Turn:
         lines.append(f"  labelled    {v['labelled']} automatically; {v['queued']} wait for a person")
         if self.learned:
             lines.append(f"  learned     {v['samples']} in {self.learned.seconds:.1f} s → {self.model}")
-        if v["accuracy"] is not None:
-            lines.append(f"  accuracy    {v['accuracy']:.4f}")
-        if v["forgetting"] is not None:
-            lines.append(f"  forgetting  {v['forgetting']:.4f}")
+        scores = [(name, v[name]) for name in ("accuracy", "mae", "r2", "forgetting")]
+        lines += [f"  {name:<10}  {value:.4f}" for name, value in scores if value is not None]
         for name, gate in v["gates"].items():
             if not gate["pass"]:
                 shown = "missing" if gate["value"] is None else f"{gate['value']:.4g}"

@@ -72,13 +72,13 @@ def init(
         str | None, typer.Option(help="Where files lie, such as s3://bucket/prefix; default: here.")
     ] = None,
 ) -> Answer:
-    """Make a workspace: the folder tree, the catalog, and a commented everlearn.yaml."""
+    """Make a workspace. It is a folder with a commented everlearn.yaml, the catalog and the folder tree."""
     from everlearn.config import check
     from everlearn.workspace import Workspace
 
     given = {"task": task.value, "backbone": backbone, "catalog": catalog, "store": store}
     workspace = Workspace.create(folder, check(given, folder / "everlearn.yaml"), git=git)
-    lines = [f"Made the workspace {workspace.root}.", "Next: everlearn collect FOLDER --labels-from folder"]
+    lines = [f"Made the workspace {workspace.root}.", f"Next: everlearn -w {folder} run PHOTOS --labels-from folder"]
     return Answer({"workspace": str(workspace.root)}, lines)
 
 
@@ -97,7 +97,8 @@ def collect(
     camera: Annotated[str | None, typer.Option(help="The camera that these sources are from.")] = None,
     group: Annotated[str | None, typer.Option(help="Images of one group are never split between sides.")] = None,
 ) -> Answer:
-    """Take in images, videos, data sets (ImageFolder, YOLO, COCO, VOC) and tables of features. Nothing twice."""
+    """Take in images, videos, data sets and tables. Data sets are ImageFolder, YOLO, COCO and VOC; tables hold
+    features. The same bytes are never taken in twice."""
     from everlearn import stages
 
     workspace = opened(context)
@@ -118,7 +119,7 @@ def collect(
 
 
 def validate(context: Context) -> Answer:
-    """Judge what is new: quality, duplicates, suspect labels; then score the whole data set."""
+    """Judge what is new, and score the data set. Quality, duplicates, suspect labels: each refusal with its reason."""
     from everlearn import stages
 
     workspace = opened(context)
@@ -134,7 +135,7 @@ def validate(context: Context) -> Answer:
 
 
 def release(context: Context, ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Samples.")]) -> Answer:
-    """Let samples out of quarantine; validation will not refuse them again."""
+    """Let samples out of quarantine. Validation will not refuse them again."""
     from everlearn.label import person
 
     workspace = opened(context)
@@ -152,7 +153,7 @@ def label(
     undo: Annotated[str | None, typer.Option(metavar="ID", help="Take back the last word on a sample.")] = None,
     history: Annotated[str | None, typer.Option(metavar="ID", help="Who or what said which label, and when.")] = None,
 ) -> Answer:
-    """Label one sample by hand, or with --auto everything that the model is sure of."""
+    """Label a sample, or all that the model is sure of. With --auto what it is not sure of waits for a person."""
     from everlearn import stages
     from everlearn.catalog import labels, samples
     from everlearn.label import person
@@ -188,7 +189,7 @@ def review(
     context: Context,
     limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = 20,
 ) -> Answer:
-    """Answer the queue at the terminal, most informative first; with --json or without a terminal, list it."""
+    """Answer the queue, most informative first. At the terminal; with --json, or without a terminal, list it."""
     from everlearn.label import person
 
     workspace = opened(context)
@@ -240,7 +241,7 @@ def augment(
     context: Context,
     copies: Annotated[int | None, typer.Option(min=0, help="Copies of each image; default: augment.copies.")] = None,
 ) -> Answer:
-    """Write changed copies of the training images, and a preview grid. A copy joins only its parent's training side."""
+    """Write changed copies of the training images. And a preview grid. A copy joins only its parent's training side."""
     from everlearn import stages
 
     workspace = opened(context)
@@ -283,7 +284,7 @@ def features(
     context: Context,
     out: Annotated[Path, typer.Option(help="A .parquet or .csv file.")],
 ) -> Answer:
-    """Write the backbone's features of every labelled image, in constant memory."""
+    """Write the features of every labelled image. They are the integers that are learned on; in constant memory."""
     from everlearn import stages
 
     workspace = opened(context)
@@ -299,7 +300,7 @@ dataset = typer.Typer(help="Immutable versions of the data.", no_args_is_help=Tr
 
 @dataset.command("build")
 def dataset_build(context: Context) -> Answer:
-    """Take a snapshot of everything that is labelled; the same data gives the same snapshot."""
+    """Take a snapshot of everything that is labelled. The same data gives the same snapshot."""
     from everlearn.dataset.build import build
 
     workspace = opened(context)
@@ -346,7 +347,7 @@ def dataset_export(
     snapshot: Annotated[str | None, typer.Option(help="Which snapshot; default: the newest.")] = None,
     form: Annotated[Format, typer.Option("--format", help="The layout.")] = Format.imagefolder,
 ) -> Answer:
-    """Write a snapshot as ImageFolder, YOLO, COCO or CSV; with --format dvc also DVC pointers."""
+    """Write a snapshot for other programs. As ImageFolder, YOLO, COCO or CSV; with --format dvc also DVC pointers."""
     from everlearn.catalog import snapshots
     from everlearn.dataset.export import export
     from everlearn.errors import Missing

@@ -29,7 +29,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def learn(context: Context) -> Answer:
-    """Teach the current model what is new, and register the result as a version."""
+    """Teach what is new, and register a version. Where nothing is new, no version comes of it."""
     from everlearn import stages
 
     workspace = opened(context)
@@ -53,7 +53,8 @@ def learn(context: Context) -> Answer:
 
 
 def evaluate(context: Context, model: Model = None) -> Answer:
-    """Score a model on the test side, hold it against its targets and the champion, and write a report."""
+    """Score a model, judge its gates, write a report. On the test side, beside the champion. Exit code 1 where a
+    gate fails."""
     from everlearn import stages
 
     workspace = opened(context)
@@ -67,7 +68,7 @@ def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="The model that stands: alias, version or .onnx file.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The model that would replace it.")],
 ) -> Answer:
-    """Is B better than A on the same test images? Exact McNemar test and a paired bootstrap interval."""
+    """Compare two models on the same test images. Is B better than A? Exact McNemar test and paired bootstrap interval."""
     from everlearn import stages
 
     workspace = opened(context)
@@ -131,7 +132,7 @@ def feedback(
 
 
 def regressions(context: Context) -> Answer:
-    """The mistakes that people have reported; every candidate must answer them."""
+    """The mistakes that people have reported. Every candidate must answer them."""
     from everlearn.catalog import answers
 
     workspace = opened(context)
@@ -216,7 +217,7 @@ def models_export(
     model: Model = None,
     sums: Annotated[bool, typer.Option("--sums", help="Also the exact memory's sums (personal data).")] = False,
 ) -> Answer:
-    """Copy a version's bundle: the ONNX file, the head, the classes, the card."""
+    """Copy a version's bundle. The ONNX file, the head, the classes, the card."""
     from everlearn import stages
 
     workspace = opened(context)
@@ -230,7 +231,7 @@ def deploy(
     to: Annotated[str | None, typer.Option(help="A folder or s3://…; default: where it was last deployed.")] = None,
     model: Model = None,
 ) -> Answer:
-    """Copy a model and its card, whole, to where programs look for it, and record it."""
+    """Copy a model to where programs look for it. With its card, each file whole; place and evaluation are recorded."""
     from everlearn import stages
 
     workspace = opened(context)
@@ -247,7 +248,7 @@ def promote(
     force: Annotated[bool, typer.Option("--force", help="Whatever the gates say; needs --reason.")] = False,
     reason: Annotated[str, typer.Option(help="Why; written to the history.")] = "",
 ) -> Answer:
-    """Make a version the champion: past its gates, or by force with a reason."""
+    """Make a version the champion. Past its gates, or by force with a reason."""
     from everlearn import registry, stages
 
     workspace = opened(context)
@@ -275,7 +276,7 @@ def history(
         str | None, typer.Option(metavar="TIME", help="Which model was in production then: 2025-07-04T13:30 (UTC).")
     ] = None,
 ) -> Answer:
-    """What happened to the models, when and why; with --at, which one was in production then."""
+    """What happened to the models, when and why. With --at, which one was in production then."""
     from everlearn.catalog import versions
 
     moment = None if at is None else _moment(at)

@@ -25,7 +25,7 @@ def run(
     sources: Annotated[list[str] | None, typer.Argument(metavar="[SRC…]", help="Collect from these first.")] = None,
     labels_from: Annotated[LabelsFrom | None, typer.Option(help="Where their labels come from.")] = None,
 ) -> Answer:
-    """One turn of the wheel: collect, validate, label, learn, evaluate, and promote what is proven better.
+    """Turn the wheel once. Collect, validate, label, learn, evaluate, and promote what is shown to be no worse.
 
     Exit code 1 when the decision is not to promote. Nothing new is a turn that does nothing."""
     from everlearn import loop
@@ -40,7 +40,8 @@ def watch(
     context: Context,
     turns: Annotated[int | None, typer.Option(min=1, help="Stop after so many turns; default: never.")] = None,
 ) -> Answer | None:
-    """Turn on new files in collect.sources, on the clock, or when recorded answers drift; see the settings in watch.
+    """Turn whenever there is a reason. New files in collect.sources, the clock, or drift in recorded answers; see the
+    settings in watch.
 
     A file that is still being written is left for the next look. Ends with Ctrl-C; with --json, one object a turn."""
     from everlearn import loop
@@ -55,7 +56,7 @@ def watch(
 
 
 def status(context: Context) -> Answer:
-    """The workspace at a glance: samples, queue, models, the last turn."""
+    """The workspace at a glance. Samples, queue, models, the last turn."""
     from everlearn import stages
 
     workspace = opened(context)
@@ -69,7 +70,7 @@ def doctor(
     context: Context,
     deep: Annotated[bool, typer.Option("--deep", help="Also read every file again and compare its digest.")] = False,
 ) -> Answer:
-    """Find what a crash left behind, mend it, and say what cannot be mended."""
+    """Find and mend what a crash left behind. Exit code 1 where something is lost."""
     from everlearn import erasure, stages
 
     workspace = opened(context)
@@ -92,7 +93,8 @@ def forget(
     since: Annotated[datetime | None, typer.Option(help="Taken at or after this time.")] = None,
     until: Annotated[datetime | None, typer.Option(help="Taken before this time.")] = None,
 ) -> Answer:
-    """Erase samples exactly: images, features, sums, derived files, models that knew them. Writes a certificate."""
+    """Erase samples exactly, and write a certificate. Images, features, sums, derived files, models that knew them. All
+    that is given must hold."""
     from everlearn import erasure
 
     workspace = opened(context)
@@ -113,7 +115,7 @@ def verify(
     certificate: Annotated[Path, typer.Argument(metavar="CERT", help="A certificate that forget wrote.")],
     from_images: Annotated[bool, typer.Option("--from-images", help="Compute every feature again.")] = False,
 ) -> Answer:
-    """Check a certificate: rebuild the sums from what remains, and compare. Exit code 1 where anything differs."""
+    """Check a certificate. Rebuild the sums from what remains, and compare. Exit code 1 where anything differs."""
     from everlearn import erasure
 
     workspace = opened(context)
@@ -127,7 +129,7 @@ def demo(
     context: Context,
     folder: Annotated[Path, typer.Option("--dir", help="Where to make the demo's workspace.")] = Path("demo"),
 ) -> Answer:
-    """The wheel on real handwritten digits, offline: three days, new classes, bad images, and one class forgotten."""
+    """The wheel on real handwritten digits, offline. Three days, new classes, bad images, and one class forgotten."""
     from everlearn import demo as story
 
     turns = story.play(folder, context.obj)
