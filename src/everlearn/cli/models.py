@@ -68,7 +68,7 @@ def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="The model that stands: alias, version or .onnx file.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The model that would replace it.")],
 ) -> Answer:
-    """Compare two models on the same test images. Is B better than A? Exact McNemar test and paired bootstrap interval."""
+    """Compare two models on the same test images. Is B better than A? McNemar's exact test and a bootstrap interval."""
     from everlearn import stages
 
     workspace = opened(context)
