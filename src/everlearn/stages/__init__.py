@@ -1,7 +1,8 @@
 """The stages of the wheel, each given what it needs of the others: the rooms do not know each other, this floor does.
 
 `data`: collect, validate, label, augment. `teach`: the basis and learning. `answering`: which model is meant, and what
-it answers. `prove`: evaluation and comparison. `use`: prediction, feedback, deployment. `watching`: when to turn.
+it answers. `prove`: evaluation and comparison. `predicting`: answers.
+`use`: feedback, deployment, drift. `watching`: when to turn.
 `care`: what is going on, and what a crash left behind.
 """
 
@@ -14,7 +15,7 @@ _ROOMS = {
     "collect": "data", "gather": "data", "validate": "data", "label": "data", "augment": "data", "features": "data",
     "anything_new": "teach", "nothing_new": "teach", "basis": "teach", "learn": "teach",
     "evaluate": "prove", "compare": "prove", "registered": "answering", "Evaluated": "prove", "Validated": "data",
-    "predict": "use", "feedback": "use", "deploy": "use", "export": "use",
+    "predict": "predicting", "feedback": "use", "deploy": "use", "export": "use",
     "status": "care", "doctor": "care", "Watcher": "watching",
 }  # fmt: skip
 

@@ -15,14 +15,13 @@ from everlearn.catalog import versions
 from everlearn.catalog.tables import now
 from everlearn.catalog.versions import Version
 from everlearn.errors import BadInput, Missing
-from everlearn.learn.exact.head import Head
-from everlearn.learn.features import Features, images
-from everlearn.stages import teach
 from everlearn.types import Prediction
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from everlearn.learn.exact.head import Head
+    from everlearn.learn.features import Features
     from everlearn.model.bundle import OnnxModel
     from everlearn.types import Progress, SampleId
     from everlearn.workspace import Workspace
@@ -109,6 +108,8 @@ class Answerer:
             for _, phi in self.features.batches(ids, progress):
                 yield self.head.values(phi)[:, None] if self.head.target else self.head.probabilities(phi)
             return
+        from everlearn.learn.features import images
+
         assert self.model is not None
         with progress.task("answers", len(ids)) as task:
             for start in range(0, len(ids), BATCH):
@@ -128,7 +129,10 @@ def prediction(row: NDArray[np.floating], classes: Sequence[str], most: int = MO
 
 def answerer(workspace: Workspace, model: Named | Version) -> Answerer:
     """What answers for this model. Raises BadInput for a file that answers another kind of question."""
+    from everlearn.learn.exact.head import Head
+    from everlearn.learn.features import Features
     from everlearn.model.bundle import OnnxModel
+    from everlearn.stages import teach
 
     if isinstance(model, Named) and model.file is not None:
         found = Answerer(workspace, None, None, OnnxModel(model.file))
