@@ -134,6 +134,17 @@ def test_augmented_copies_in_between(tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
+def test_numbers_too(tmp_path: Path) -> None:
+    """A workspace that predicts numbers, with contradicting ones and near duplicates."""
+    settings = {"task": "regress", "learn": {"dimensions": 64, "target": {"low": 0.0, "high": 9.0, "step": 0.5}}}
+    found = []
+    for name, number in (("one", 1), ("four", 4)):
+        (tmp_path / name).mkdir()
+        workspace = in_turns(tmp_path / name, portions(world(), number, seed=8), **settings)
+        found.append((learned(workspace), standing(workspace)))
+    assert found[0] == found[1]
+
+
 def test_changed_settings_are_learned_again(tmp_path: Path) -> None:
     """Other folds, another split and another width: the memory is that of a workspace which always had them."""
     parts = portions(good(), 2, seed=5)
