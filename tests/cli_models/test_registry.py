@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -175,3 +179,24 @@ def test_without_a_model_everything_says_what_to_do(make: Any, capsys: pytest.Ca
     assert ever.error("rollback")["code"] == "bad_input"
     assert run(["-w", str(ever.workspace), "models"]) == 0
     assert "everlearn run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("point", "switched"), [("deploy.copied", False), ("deploy.switched", True)])
+def test_a_killed_deployment_leaves_the_old_model_or_the_new_one(
+    taught: Everlearn, tmp_path: Path, point: str, switched: bool
+) -> None:
+    taught("deploy", "--to", tmp_path / "app", "--model", "v1.0")
+    model = tmp_path / "app/model.onnx"
+    old = model.read_bytes()
+    command = [sys.executable, "-c", "from everlearn.cli import main; main()", "-w", str(taught.workspace), "deploy"]
+    killed = subprocess.run(command, env={**os.environ, "EVERLEARN_FAULT": point}, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert (model.read_bytes() != old) is switched
+    assert _plain_answers(model, np.zeros((1, 64, 64, 3), np.uint8))[0] == list("14789" if switched else "147")
+    done = taught("deploy")
+    assert _plain_answers(model, np.zeros((1, 64, 64, 3), np.uint8))[0] == list("14789")
+    assert json.loads(Path(done["card"]).read_text())["name"] == "v1.1"
+    assert [line["version"] for line in taught("history")["history"] if line["action"] == "deployed"] == [
+        "v1.0",
+        "v1.1",
+    ]

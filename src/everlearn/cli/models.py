@@ -174,8 +174,10 @@ def models_list(
 @models.command("show")
 def models_show(
     context: Context,
-    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Alias or version.")] = None,
-    option: Model = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="Alias or version; default: champion, else newest.")
+    ] = None,
+    option: Annotated[str | None, typer.Option("--model", help="The same, as an option.")] = None,
 ) -> Answer:
     """One version: its card, its scores, its licence, where it lies."""
     from everlearn import registry
@@ -244,7 +246,7 @@ def deploy(
 def promote(
     context: Context,
     model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Alias or version; default: newest.")] = None,
-    option: Model = None,
+    option: Annotated[str | None, typer.Option("--model", help="The same, as an option.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Whatever the gates say; needs --reason.")] = False,
     reason: Annotated[str, typer.Option(help="Why; written to the history.")] = "",
 ) -> Answer:

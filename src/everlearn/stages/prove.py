@@ -25,7 +25,7 @@ from everlearn.evaluate.metrics import (
     classification,
     regression,
 )
-from everlearn.evaluate.report import DataScore, Report, render_html, render_json
+from everlearn.evaluate.report import ROWS, DataScore, Report, render_html, render_json
 from everlearn.learn.features import images
 from everlearn.naming import escape, render_model_name
 from everlearn.stages.answering import Answerer, Named, answerer, named
@@ -46,8 +46,6 @@ CLOSE = 0.05
 """A number counts as answered right within this share of the target's range."""
 PAST = 30
 """Earlier versions that forgetting looks back on."""
-SHOWN = 24
-"""Mistakes shown in a report."""
 NAMED = 12
 """Images shown for each score of the data."""
 
@@ -69,7 +67,7 @@ class Evaluated:
                 lines.append(f"  {name:18}{v[name]:.4f}" + (f"   ({low:.4f} to {high:.4f})" if low is not None else ""))
         for name, gate in v["gates"].items():
             shown = "-" if gate["value"] is None else f"{gate['value']:.4g}"
-            lines.append(f"  gate {name:13}{shown:>8}  target {gate['target']:<8g}{'ok' if gate['pass'] else 'FAILED'}")
+            lines.append(f"  gate {name:17}{shown:>9}  target {gate['target']:<8g}{'ok' if gate['pass'] else 'FAILED'}")
         return [*lines, f"{self.decision.outcome}: {self.decision.reason}", f"report: {v['report']}"]
 
 
@@ -302,7 +300,7 @@ def _report(
         "licence": version.licence, "learner": version.learner, "head": card.get("head"),
         "code_version": version.code_version,
     }  # fmt: skip
-    shown = [one.id for one in test.metrics.mistakes][:SHOWN]
+    shown = [one.id for one in test.metrics.mistakes][:ROWS]
     shown += [id for score in data for id, _ in score.worst]
     return Report(
         model=chosen.name,
