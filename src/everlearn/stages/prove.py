@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,7 +106,19 @@ def evaluate(workspace: Workspace, model: str | None, progress: Progress) -> Eva
     decision = gates.decide(found, comparison, cases, first=champion is None)
     if reigns and not gates.failed(found):
         decision = gates.Decision("promote", "champion")
-    report = _report(workspace, chosen, own, test, found, decision, champion, comparison, past, names, cases)
+    report = replace(
+        _report(workspace, chosen, own, test.metrics),
+        gates=found,
+        decision=decision,
+        champion=champion.name if champion else None,
+        comparison=comparison,
+        forgetting=past,
+        versions=names,
+        joint_forgetting=past.forgetting.value
+        if past and past.forgetting
+        else None,  # the exact memory is the joint one
+        regressions=cases,
+    )
     values = {
         "model": chosen.name,
         "champion": champion.name if champion else None,
@@ -287,10 +299,8 @@ def _costs(version: Version) -> dict[str, float | None]:
     return {"training_seconds": found.get("seconds"), "memory_bytes": found.get("memory_bytes")}
 
 
-def _report(
-    workspace: Workspace, chosen: Named, own: Answerer, test: _Test, found: Mapping[str, Any], decision: Decision,
-    champion: Version | None, comparison: Comparison | None, past: Any, names: Sequence[str], cases: Mapping[str, bool],
-) -> Report:  # fmt: skip
+def _report(workspace: Workspace, chosen: Named, own: Answerer, metrics: Metrics | RegressionMetrics) -> Report:
+    """A report with what is known of a model and of the data before anything is decided."""
     version = chosen.version
     card = own.model.card if chosen.file and own.model else registry.card(workspace, version)
     data, data_gates = _data(workspace)
@@ -300,21 +310,13 @@ def _report(
         "licence": version.licence, "learner": version.learner, "head": card.get("head"),
         "code_version": version.code_version,
     }  # fmt: skip
-    shown = [one.id for one in test.metrics.mistakes][:ROWS]
+    shown = [one.id for one in metrics.mistakes][:ROWS]
     shown += [id for score in data for id, _ in score.worst]
     return Report(
         model=chosen.name,
         task=workspace.config.task,
         created_at=now(),
-        metrics=test.metrics,
-        gates=found,
-        decision=decision,
-        champion=champion.name if champion else None,
-        comparison=comparison,
-        forgetting=past,
-        versions=names,
-        joint_forgetting=past.forgetting.value if past and past.forgetting else None,
-        regressions=cases,
+        metrics=metrics,
         data=data,
         data_gates=data_gates,
         lineage=lineage,
