@@ -104,7 +104,9 @@ class Dataset(Section):
         5, ge=0, description="Images of one camera in the same bucket of so many minutes stay together; 0: each alone."
     )
     balance: Literal["none", "over", "under", "weights"] = Field(
-        "none", description="What a trained network does about uneven classes: sample over, under, or weight the loss."
+        "none",
+        description="What an export's index.csv tells a trainer to do about uneven classes: see files several times, "
+        "leave some out, or weight the loss. The exact memory needs none of it.",
     )
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.make import Quiet, add_image, make_workspace
+from tests.make import Quiet, add_image, make_workspace, picture
 
 from everlearn.catalog import samples, snapshots
 from everlearn.catalog.samples import Sample
@@ -17,6 +17,7 @@ from everlearn.config import Config, Dataset
 from everlearn.dataset.build import build
 from everlearn.dataset.export import MARK, export, read
 from everlearn.errors import BadInput, Corrupt, Missing, StoreFault
+from everlearn.image import encode_png
 from everlearn.types import Member
 from everlearn.workspace import Workspace
 
@@ -301,3 +302,23 @@ def test_an_index_of_another_hand_is_refused(workspace, tmp_path):
     path.write_text("id,label\n1,a\n")
     with pytest.raises(Corrupt, match="columns"):
         list(read(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("mode", ["over", "under", "weights", "none"])
+def test_the_index_tells_a_trainer_how_to_balance_the_classes(tmp_path, mode):
+    config = Config(dataset=Dataset(test=0, validation=0, balance=mode))
+    workspace = make_workspace(tmp_path, 4, ("few", "many"), config)
+    for seed in range(8):
+        add_image(workspace, encode_png(picture(1000 + seed)), "many")
+    export(workspace, build(workspace), tmp_path / "out", "csv", Quiet())
+    with (tmp_path / "out" / "index.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    seen = {label: sum(int(r["times"]) for r in rows if r["label"] == label) for label in ("few", "many")}
+    weights = {r["label"]: float(r["weight"]) for r in rows}
+    assert seen == {
+        "over": {"few": 12, "many": 12}, "under": {"few": 4, "many": 4},
+        "weights": {"few": 4, "many": 12}, "none": {"few": 4, "many": 12},
+    }[mode]  # fmt: skip
+    assert weights == (
+        {"few": 2.0, "many": pytest.approx(2 / 3, abs=1e-5)} if mode == "weights" else {"few": 1, "many": 1}
+    )

@@ -14,7 +14,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Literal
 
 from everlearn import faults
 from everlearn.catalog import samples, snapshots
+from everlearn.dataset.balance import balanced
 from everlearn.dataset.layouts import LAYOUTS, Item, Layout
 from everlearn.errors import BadInput, Corrupt, Missing, StoreFault
 from everlearn.types import SPLITS, Member, Progress, Snapshot, Split
@@ -39,7 +41,8 @@ INDEX = "index.csv"
 MARK = "everlearn_export.json"
 """Lies in every export: by it we know our own, and only our own is ever replaced."""
 
-COLUMNS = ("path", "id", "label", "split", "fold", "camera", "group", "time", "time_from", "parent")
+COLUMNS = ("path", "id", "label", "split", "fold", "camera", "group", "time", "time_from", "parent", "times", "weight")
+"""times: how often a trainer is to see the file in an epoch, and weight: of its loss, by `dataset.balance`."""
 _BATCH = 500
 _READERS = 8
 _CHUNK = 1 << 20
@@ -121,6 +124,7 @@ def _item(row: dict[str, str]) -> Item:
 
 def _write(workspace: Workspace, snapshot: Snapshot, folder: Path, format: str, progress: Progress) -> ExportReport:
     classes, sides, total = _outline(workspace, snapshot)
+    balance = _balance(workspace, snapshot)
     layout = LAYOUTS[format](folder, classes, sides)
     size = 0
     with (
@@ -136,7 +140,7 @@ def _write(workspace: Workspace, snapshot: Snapshot, folder: Path, format: str, 
                 placed, pool.map(lambda pair: _copy(workspace, folder, *pair), placed), strict=True
             ):
                 layout.add(item, width, height)
-                index.writerow({"path": item.path, **item.said()})
+                index.writerow({"path": item.path, **item.said(), **balance(item)})
                 size += copied
                 task.advance()
             faults.point("export.batch")
@@ -145,6 +149,21 @@ def _write(workspace: Workspace, snapshot: Snapshot, folder: Path, format: str, 
     mark |= {"samples": total, "files": 1 + sum(1 for _ in _files(folder))}
     (folder / MARK).write_text(json.dumps(mark, indent=1) + "\n", encoding="utf-8")
     return ExportReport(folder, format, snapshot.number, total, len(classes), size)
+
+
+def _balance(workspace: Workspace, snapshot: Snapshot) -> Callable[[Item], dict[str, str]]:
+    """What `dataset.balance` says of each file; it says something of the training side alone."""
+    with workspace.catalog.read() as tx:
+        train = [(one.id, one.label) for one in snapshots.members(tx, snapshot.number) if one.split == "train"]
+    found = balanced(workspace.config.dataset.balance, [id for id, _ in train], [label for _, label in train])
+    times = Counter(found.ids)
+
+    def said(item: Item) -> dict[str, str]:
+        if item.split != "train":
+            return {"times": "1", "weight": "1"}
+        return {"times": str(times[item.id]), "weight": f"{found.weights.get(item.label, 1.0):.6g}"}
+
+    return said
 
 
 def _outline(workspace: Workspace, snapshot: Snapshot) -> tuple[list[str], list[Split], int]:
