@@ -171,5 +171,6 @@ def assert_in_step(workspace: Workspace, ids: Sequence[str] = ()) -> None:
         where = key.split("/")[1]
         assert (where == "quarantined") == (statuses[id] == "quarantined")
         assert (where == "collected") == (statuses[id] == "new")
-    assert not [path for path in workspace.root.rglob("*") if path.name.endswith(".part")]
+    hidden = {path.name for path in workspace.root.rglob(".*")} - {".everlearn", ".gitkeep"}
+    assert not hidden and not list((workspace.root / ".everlearn").glob("scratch-*"))
     assert set(ids) <= set(rows.values())

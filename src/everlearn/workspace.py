@@ -8,6 +8,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -51,6 +52,8 @@ FOLDERS = (
 SCHEMA = "everlearn.schema.json"
 PRIVATE = ".everlearn"
 """Caches and the lock: nothing in here is needed to restore a workspace."""
+
+SCRATCH = "scratch-"
 
 LOCK_SECONDS = 60.0
 
@@ -120,6 +123,12 @@ class Workspace:
         except OSError as error:
             raise StoreFault(f"{self.root} cannot be written: {error.strerror}.", "Make it writable.") from None
         return self.root / PRIVATE / name
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder for files in the making, gone afterwards; `doctor` removes those of killed processes."""
+        with tempfile.TemporaryDirectory(dir=self.private(""), prefix=SCRATCH) as folder:
+            yield Path(folder)
 
     @contextmanager
     def lock(self, wait: float = LOCK_SECONDS) -> Iterator[None]:

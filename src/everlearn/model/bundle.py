@@ -143,7 +143,9 @@ def _write(path: Path, data: bytes) -> None:
     """Whole or not at all."""
     temporary = None
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
+        ) as file:
             temporary = Path(file.name)
             file.write(data)
             file.flush()

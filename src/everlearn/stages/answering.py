@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,8 +141,8 @@ def answerer(workspace: Workspace, model: Named | Version) -> Answerer:
     basis = teach.basis(workspace)
     if registry.card(workspace, version).get("basis_digest") != basis.digest:
         return Answerer(workspace, None, None, OnnxModel(registry.bundle_file(workspace, version, ".onnx")))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "head.npz"
+    with workspace.scratch() as folder:
+        path = folder / "head.npz"
         path.write_bytes(registry.bundle_file(workspace, version, "/head.npz"))
         return Answerer(workspace, Head.load(path), Features(workspace, basis), None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from everlearn.workspace import (
     EVALUATIONS,
     PRIVATE,
     QUARANTINED,
+    SCRATCH,
     VALIDATED,
     VERSIONS,
     Workspace,
@@ -100,6 +102,9 @@ def _unfinished(workspace: Workspace, health: Health) -> None:
     for path in parts:
         path.unlink(missing_ok=True)
         health.mended.append(f"removed the unfinished file {path.name}")
+    for folder in workspace.private("").glob(f"{SCRATCH}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+        health.mended.append("removed unfinished work")
 
 
 def _strays(workspace: Workspace, progress: Progress, health: Health) -> dict[SampleId, list[str]]:

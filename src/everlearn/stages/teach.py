@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import resource
 import sys
-import tempfile
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -182,8 +181,8 @@ def _register(
         **report.details,
     }
     card = _card(workspace, memory, found, snapshot, name, report)
-    with tempfile.TemporaryDirectory() as folder:
-        files = _files(Path(folder), basis(workspace), found, card)
+    with workspace.scratch() as folder:
+        files = _files(folder, basis(workspace), found, card)
         facts = {
             "parent": (champion or newest).name if champion or newest else None,  # type: ignore[union-attr]
             "snapshot": snapshot.number,

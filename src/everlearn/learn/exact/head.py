@@ -79,7 +79,9 @@ class Head:
         }
         temporary = None
         try:
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            with tempfile.NamedTemporaryFile(
+                dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
+            ) as file:
                 temporary = Path(file.name)
                 np.savez(file, allow_pickle=False, **arrays)
                 file.flush()

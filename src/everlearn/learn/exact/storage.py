@@ -32,7 +32,9 @@ def write(path: Path, header: Mapping[str, Any], arrays: Iterable[NDArray[Any]])
     text = json.dumps(header, ensure_ascii=True, sort_keys=True).encode("ascii")
     temporary = None
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
+        ) as file:
             temporary = Path(file.name)
             sha = hashlib.sha256()
             for piece in (MAGIC, len(text).to_bytes(8, "little"), text):
