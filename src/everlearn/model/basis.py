@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from everlearn.types import Image
 
 DIMENSIONS = 4096
-WIDTH = 0.7  # of the Gaussian kernel on features of length 1
+WIDTH = 0.6  # of the Gaussian kernel on features of length 1
 INPUT, OUTPUT = "images", "phi"
 
 
