@@ -28,6 +28,7 @@ from everlearn.collect.take import id_of
 from everlearn.errors import BadInput, Corrupt, EverlearnError, Missing
 from everlearn.files import change
 from everlearn.stages import care, data, prove, teach, traces
+from everlearn.stages.prove import OF_FILES
 from everlearn.types import SILENT
 from everlearn.workspace import EVALUATIONS, Workspace, read_json, write_whole
 
@@ -261,6 +262,7 @@ def _erase(workspace: Workspace, ids: Sequence[SampleId], journal: Mapping[str, 
         samples.erase(tx, ids)
         traces.words(tx, ids)
         places = {row["path"] for row in versions.deployments(tx) if row["version"] in journal["knowing"]}
+    spare += [key for key in workspace.store.keys(EVALUATIONS) if key.startswith(f"{EVALUATIONS}/{OF_FILES}")]
     faults.point("forget.rows_erased")
     for key in [*spare, PREVIEW]:
         workspace.store.remove(key)

@@ -48,6 +48,8 @@ PAST = 30
 """Earlier versions that forgetting looks back on."""
 NAMED = 12
 """Images shown for each score of the data."""
+OF_FILES = "file_"
+"""How the names of reports on files begin; no row names them."""
 
 
 @dataclass(slots=True)
@@ -352,6 +354,17 @@ def _pixels(workspace: Workspace, ids: Sequence[SampleId]) -> dict[SampleId, Any
     return dict(zip(shown, images(workspace, shown), strict=True))
 
 
+def _free(workspace: Workspace, version: Version, key: str) -> str:
+    """A name of its own for each report: that of a candidate stays when it is evaluated again as champion."""
+    with workspace.catalog.read() as tx:
+        taken = {row["report_key"] for row in versions.evaluations(tx, version.name)}
+    number = 1
+    while key in taken:
+        number += 1
+        key = f"{key.removesuffix('.html').partition('-')[0]}-{number}.html"
+    return key
+
+
 def _keep(
     workspace: Workspace, chosen: Named, snapshot: Snapshot, report: Report, values: Mapping[str, Any],
     rival: Version | None,
@@ -359,10 +372,11 @@ def _keep(
     """Store the report and the evaluation; returns where the report is. Of a file only the report is kept."""
     version = chosen.version
     if chosen.file is not None:
-        key = f"{EVALUATIONS}/file_{escape(chosen.file.stem)[:100]}_{now():%Y%m%d}.html"
+        key = f"{EVALUATIONS}/{OF_FILES}{escape(chosen.file.stem)[:100]}_{now():%Y%m%d}.html"
     else:
         major, minor = (int(part) for part in version.name[1:].split("."))
-        key = f"{EVALUATIONS}/evaluation_{render_model_name(major, minor, now(), 'html').removeprefix('model_')}"
+        stem = f"{EVALUATIONS}/evaluation_{render_model_name(major, minor, now(), 'html').removeprefix('model_')}"
+        key = _free(workspace, version, stem)
     texts = {".html": render_html(report), ".ko.html": render_html(report, "ko"), ".json": render_json(report)}
     for ending, text in texts.items():
         workspace.store.put(key.removesuffix(".html") + ending, io.BytesIO(text.encode()))
