@@ -56,8 +56,18 @@ test: check
 soak: $(VENV)/.installed-test
 	$(BIN)/pytest -m soak --timeout=3600
 
+# make bench DATA="PHOTOS FILE.npz" names the image folders to measure on; the others make their own data.
+DATA ?= $(wildcard ../shared/data/sign_digits ../shared/data/mnist.npz)
 bench: $(VENV)/.installed-bench
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+	@set -e; for script in benchmarks/*.py; do \
+		case $$script in \
+			*accuracy.py) given="$(DATA)";; \
+			*cleanvision.py) given="$(filter-out %.npz,$(DATA))";; \
+			*) echo "== $$script"; $(BIN)/python $$script; continue;; \
+		esac; \
+		echo "== $$script $$given"; \
+		if [ -n "$$given" ]; then $(BIN)/python $$script $$given; else echo 'skipped: name data with make bench DATA="…"'; fi; \
+	done
 
 docs: export NO_MKDOCS_2_WARNING = 1
 docs: $(VENV)/.installed-docs
