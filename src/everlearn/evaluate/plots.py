@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from everlearn.types import Image
 
 Format = Literal["svg", "png"]
-BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+BLUE, ORANGE = "#0072B2", "#D55E00"
 INK, FAINT = "#374151", "#d1d5db"
 FONTS = ("DejaVu Sans", "Noto Sans CJK KR", "Noto Sans KR", "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo")
 EN = WORDS["en"]
+SIDE = 112
+"""Longest side of a thumbnail, in pixels."""
 
 
 def readable(name: str, most: int = 0) -> str:
@@ -131,18 +133,26 @@ def picture_grid(pictures: Iterable[tuple[Image, str]], columns: int = 6, most: 
     return done[0]
 
 
-def thumbnail(pixels: Image, side: int = 112) -> bytes:
+def thumbnail(pixels: Image, side: int = SIDE) -> bytes:
     """(H, W, 3) -> a JPEG of at most `side` pixels each way; tiny images are enlarged in whole pixels."""
     from PIL import Image as Pillow
 
-    picture = Pillow.fromarray(np.ascontiguousarray(pixels, dtype=np.uint8)).convert("RGB")
+    picture = Pillow.fromarray(shrunk(pixels, side))
     times = side // max(picture.size)
     if times > 1:
         picture = picture.resize((picture.width * times, picture.height * times), Pillow.Resampling.NEAREST)
-    picture.thumbnail((side, side), Pillow.Resampling.LANCZOS)
     kept = io.BytesIO()
     picture.save(kept, "JPEG", quality=82, optimize=True)
     return kept.getvalue()
+
+
+def shrunk(pixels: Image, side: int = SIDE) -> Image:
+    """(H, W, 3) -> the same picture of at most `side` pixels each way, never enlarged: all that a thumbnail needs."""
+    from PIL import Image as Pillow
+
+    picture = Pillow.fromarray(np.ascontiguousarray(pixels, dtype=np.uint8)).convert("RGB")
+    picture.thumbnail((side, side), Pillow.Resampling.LANCZOS)
+    return np.asarray(picture)
 
 
 def _long(names: Sequence[str]) -> bool:

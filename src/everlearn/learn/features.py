@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import io
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -40,6 +40,7 @@ class Basis(Protocol):
     dimensions: int
     licence: str
 
+    def prepare(self, images: Sequence[Image]) -> NDArray[Any]: ...
     def phi(self, images: Sequence[Image]) -> NDArray[np.int8]: ...
 
 
@@ -62,8 +63,8 @@ class Features:
                 part = ids[start : start + size]
                 there = self._cached(file, part)
                 wanted = [id for id in part if id not in there]
-                if wanted:
-                    there.update(self._compute(file, wanted))
+                for first in range(0, len(wanted), BATCH):  # a kill costs no more than these
+                    there.update(self._compute(file, wanted[first : first + BATCH]))
                 yield part, np.stack([there[id] for id in part])
                 task.advance(len(part))
 
@@ -77,7 +78,7 @@ class Features:
         """Compute the features of these samples again; returns how many of the cached ones differ."""
         wrong = 0
         for part, phi in self.batches(ids, progress):
-            fresh = self.basis.phi(images(self.workspace, part))
+            fresh = self.basis.phi(self._images(part))
             wrong += int((fresh != phi).any(axis=1).sum())
         return wrong
 
@@ -94,8 +95,11 @@ class Features:
             with closing(_connect(str(path))) as file:
                 file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    def _images(self, ids: Sequence[SampleId]) -> list[Image]:
+        return images(self.workspace, ids, lambda one: self.basis.prepare([one])[0])
+
     def _compute(self, file: sqlite3.Connection, ids: Sequence[SampleId]) -> dict[SampleId, NDArray[np.int8]]:
-        phi = self.basis.phi(images(self.workspace, ids))
+        phi = self.basis.phi(self._images(ids))
         faults.point("features.computed")
         with file:
             rows = [(id, value.tobytes(), _mark(id, value.tobytes())) for id, value in zip(ids, phi, strict=True)]
@@ -141,8 +145,13 @@ def _mark(id: SampleId, value: bytes) -> bytes:
     return hashlib.blake2b(value, digest_size=8, key=id.encode()[:64]).digest()
 
 
-def images(workspace: Workspace, ids: Sequence[SampleId]) -> list[Image]:
-    """Decoded pixels of samples, in the order given; for rows the feature vector instead. Raises Missing, Corrupt."""
+def images(
+    workspace: Workspace, ids: Sequence[SampleId], shrink: Callable[[Image], Image] | None = None
+) -> list[Image]:
+    """Decoded pixels of samples, in the order given; for rows the feature vector instead. Raises Missing, Corrupt.
+
+    shrink: what is kept of each image. A camera's photo takes 36 MB, so hundreds of them are not held as they are.
+    """
     with workspace.catalog.read() as tx:
         rows = samples.some(tx, ids)
     if len(rows) < len(set(ids)):
@@ -155,9 +164,10 @@ def images(workspace: Workspace, ids: Sequence[SampleId]) -> list[Image]:
         try:
             if one.kind == "row":
                 return np.load(io.BytesIO(data), allow_pickle=False)  # type: ignore[no-any-return]
-            return image.decode(data, max_pixels=int(workspace.config.collect.max_megapixels * 1e6)).pixels
-        except (BadInput, ValueError) as error:
+            pixels = image.decode(data, max_pixels=int(workspace.config.collect.max_megapixels * 1e6)).pixels
+        except (BadInput, ValueError, EOFError) as error:
             raise Corrupt(f"The file of sample {id} has changed: {error}", "See: everlearn doctor --deep") from None
+        return pixels if shrink is None else shrink(pixels)
 
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(load, ids))

@@ -109,11 +109,12 @@ class Answerer:
             return
         from everlearn.learn.features import images
 
-        assert self.model is not None
+        model = self.model
+        assert model is not None
         with progress.task("answers", len(ids)) as task:
             for start in range(0, len(ids), BATCH):
                 part = ids[start : start + BATCH]
-                yield self.model.table(images(self.workspace, part))
+                yield model.table(images(self.workspace, part, lambda one: model.prepare([one])[0]))
                 task.advance(len(part))
 
 

@@ -33,7 +33,7 @@ def predict(
     """One answer for each image, or each row of a table, in the order found; what cannot be read gives its error
     instead. Without a workspace the model is a file. Raises Missing, BadInput."""
     name, serving = _model(workspace, model, record=record)
-    for batch in _batches(paths, progress):
+    for batch in _batches(paths, serving, progress):
         read = [one for one in batch if one.pixels is not None]
         answers = serving.predict([one.pixels for one in read if one.pixels is not None]) if read else []
         found = dict(zip([one.path for one in read], answers, strict=True))
@@ -44,7 +44,8 @@ def predict(
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """Something to answer for. pixels: (H, W, 3), of a row its features, None where there is an error."""
+    """Something to answer for. pixels: (size, size, 3) as the model takes them, since a batch of photos as they are
+    would fill the memory; of a row its features; None where there is an error."""
 
     path: str
     data: bytes
@@ -75,12 +76,12 @@ def _model(workspace: Workspace | None, model: str | None, *, record: bool) -> t
     return version.name, OnnxModel(registry.bundle_file(workspace, version, ".onnx"))
 
 
-def _batches(paths: Sequence[Path], progress: Progress) -> Iterator[list[_Read]]:
+def _batches(paths: Sequence[Path], serving: OnnxModel, progress: Progress) -> Iterator[list[_Read]]:
     """Everything below these paths. A path that is not there is answered for too: the others still are."""
     batch: list[_Read] = []
     with progress.task("predict") as task:
         for item in _items(paths):
-            batch.append(_read(item))
+            batch.append(_read(item, serving))
             if len(batch) == BATCH:
                 yield batch
                 task.advance(len(batch))
@@ -98,14 +99,15 @@ def _items(paths: Sequence[Path]) -> Iterator[Found | Refused]:
             yield Refused(str(path), error.message)
 
 
-def _read(item: Found | Refused) -> _Read:
+def _read(item: Found | Refused, serving: OnnxModel) -> _Read:
     if isinstance(item, Refused):
         return _Read(item.path, b"", None, item.reason)
     try:
         data = item.read()
         if item.name.endswith(".npy"):
             return _Read(item.uri, data, np.load(io.BytesIO(data), allow_pickle=False))
-        return _Read(item.uri, data, image.decode(data).pixels)
+        pixels = image.decode(data).pixels
+        return _Read(item.uri, data, serving.prepare([pixels])[0] if serving.size else pixels)
     except EverlearnError as error:
         return _Read(item.uri, b"", None, error.message)
     except OSError as error:

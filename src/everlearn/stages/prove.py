@@ -25,6 +25,7 @@ from everlearn.evaluate.metrics import (
     classification,
     regression,
 )
+from everlearn.evaluate.plots import shrunk
 from everlearn.evaluate.report import ROWS, DataScore, Report, render_html, render_json
 from everlearn.learn.features import images
 from everlearn.naming import escape, render_model_name
@@ -334,24 +335,19 @@ def _data(workspace: Workspace) -> tuple[list[DataScore], dict[str, Any]]:
         there = samples.some(tx, [id for ids in culprits.values() for id in ids])
     values = kept.get("scores", {})
     scores = [
-        DataScore(
-            name, value, tuple((id, there[id].label or "") for id in culprits.get(name, []) if id in there)[:NAMED]
-        )
+        DataScore(name, value, tuple((id, there[id].label or "") for id in ids if id in there)[:NAMED])
         for name, value in values.items()
+        for ids in [culprits.get(name, [])]
     ]
     settings = workspace.config.gates
     targets = {name: getattr(settings, name) for name in gates.DATA_TARGETS if getattr(settings, name) is not None}
     return scores, gates.judge(values, targets, dict.fromkeys(targets, "there was nothing to score"))
 
 
-def _named(ids: Sequence[SampleId], there: Mapping[SampleId, Any]) -> tuple[tuple[SampleId, str], ...]:
-    return tuple((id, there[id].label or "") for id in ids[:NAMED] if id in there)
-
-
 def _pixels(workspace: Workspace, ids: Sequence[SampleId]) -> dict[SampleId, Any]:
     with workspace.catalog.read() as tx:
         shown = [one.id for one in samples.some(tx, [id for id in ids if id]).values() if one.kind == "image"]
-    return dict(zip(shown, images(workspace, shown), strict=True))
+    return dict(zip(shown, images(workspace, shown, shrunk), strict=True))
 
 
 def _free(workspace: Workspace, version: Version, key: str) -> str:
