@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from everlearn.workspace import Workspace
 
 BATCH = 512
+MOST_BYTES = 128_000_000
+"""Read and not yet stored; a batch of large files is stored in several portions."""
 MOST_REFUSALS = 10_000
 """Refusals listed; more are counted."""
 
@@ -64,7 +66,8 @@ def take(workspace: Workspace, name: str, source: Source, progress: Progress) ->
     result = Collected()
     with progress.task("collect", source.estimate()) as task:
         for batch in _batches(_accepted(source.items(), result)):
-            _take(workspace, name, batch, result)
+            for read in _portions(_read(workspace, batch, _unchanged(workspace, batch), result)):
+                _take(workspace, name, read, result)
             task.advance(len(batch))
     return result
 
@@ -93,8 +96,20 @@ def _batches(items: Iterable[Found]) -> Iterator[list[Found]]:
         yield batch
 
 
-def _take(workspace: Workspace, name: str, batch: Sequence[Found], result: Collected) -> None:
-    read = list(_read(workspace, batch, _unchanged(workspace, batch), result))
+def _portions(items: Iterable[_Read]) -> Iterator[list[_Read]]:
+    portion: list[_Read] = []
+    held = 0
+    for item in items:
+        portion.append(item)
+        held += len(item.data or b"")
+        if held >= MOST_BYTES:
+            yield portion
+            portion, held = [], 0
+    if portion:
+        yield portion
+
+
+def _take(workspace: Workspace, name: str, read: Sequence[_Read], result: Collected) -> None:
     with workspace.catalog.write() as tx:  # a write, because the first look may make the suppression key
         known = samples.known(tx, [one.id for one in read])
         gone = turns.are_suppressed(tx, [one.id for one in read])
