@@ -435,6 +435,8 @@ FORGERIES: dict[str, Callable[[Path, Path], None]] = {
     "certificate: another time": _certificate(lambda body: body.update(at="2020-01-01T00:00:00Z")),
     "certificate: a new word": _certificate(lambda body: body.update(note="all is well")),
     "certificate: no seal": _certificate(lambda body: body.pop("seal")),
+    "certificate: a seal in Korean": _certificate(lambda body: body.update(seal="봉인")),
+    "certificate: nonsense": _certificate(lambda body: body.update(snapshot="x", marks=[[1]], retired=3, salt="?")),
 }
 
 
