@@ -20,7 +20,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from everlearn.errors import BadConfig, Missing
-from everlearn.types import Task
 
 FILE_NAME = "everlearn.yaml"
 OVERRIDES = {"catalog": "EVERLEARN_CATALOG", "store": "EVERLEARN_STORE"}
@@ -151,7 +150,7 @@ class Target(Section):
 class Learn(Section):
     """The learner."""
 
-    learner: str = Field("exact", description="exact (the exact memory).")
+    learner: Literal["exact"] = Field("exact", description="What learns; so far the exact memory.")
     dimensions: int | None = Field(
         None, ge=16, le=16384, description="Width of the memory's features; empty: the backbone's own default."
     )
@@ -200,7 +199,7 @@ class Log(Section):
 class Config(Section):
     """One Everlearn workspace."""
 
-    task: Task = Field("classify", description="What the model does: classify or regress.")
+    task: Literal["classify", "regress"] = Field("classify", description="What the model does: classify or regress.")
     backbone: str = Field(
         "patches", description="Where features come from: patches (no download), onnx:FILE, features (rows of numbers)."
     )
