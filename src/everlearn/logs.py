@@ -192,12 +192,7 @@ def sweep(folder: Path, retention_days: int) -> int:
     """Remove our own log files last written more than `retention_days` ago; how many. Other files are left alone."""
     oldest = time.time() - retention_days * 86_400
     removed = 0
-    for pattern in (
-        "everlearn-*.jsonl",
-        "errors/errors-*.jsonl",
-        "experiments/training_*.json",
-        "metrics/training_*.csv",
-    ):
+    for pattern in _FILES:
         for path in folder.glob(pattern):
             with suppress(OSError):  # another process may sweep too
                 if not path.is_symlink() and path.is_file() and path.stat().st_mtime < oldest:

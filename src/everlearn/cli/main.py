@@ -84,13 +84,6 @@ def run(arguments: list[str]) -> int:
         return _ours(error, wants_json)
 
 
-def _called(arguments: list[str], console: Console) -> int:
-    answer = typer.main.get_command(app).main(arguments, prog_name="everlearn", standalone_mode=False)
-    if answer == INTERRUPTED:  # newer versions of Typer take Ctrl-C for themselves
-        raise KeyboardInterrupt
-    return console.answer(answer) if isinstance(answer, Answer) else int(answer or 0)
-
-
 def _prepare_streams() -> None:
     """A label in Korean must not stop a terminal in ASCII."""
     for stream in (sys.stdout, sys.stderr):
