@@ -116,6 +116,11 @@ class Workspace:
             return LocalStore(self.root / self.config.store, sync=False)
         return open_store(self.config.store)
 
+    def where(self, key: str) -> str:
+        """The path or address that people find a file of the store at."""
+        store = self.config.store or ""
+        return f"{store.rstrip('/')}/{key}" if "://" in store else str(self.root / store / key)
+
     def private(self, name: str) -> Path:
         """A file for caches. Raises StoreFault."""
         try:

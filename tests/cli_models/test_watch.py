@@ -153,6 +153,13 @@ def test_unsure_answers_are_a_reason_once(taught: Everlearn, sure: float | None,
     first, second = watcher.reason(), watcher.reason()
     assert (first is not None and first.startswith("recorded answers have drifted")) is drifted
     assert second is None
+    later = [{**row, "id": f"{n + 1000:016x}", "at": now()} for n, row in enumerate(rows)]
+    with workspace.catalog.write() as tx:
+        answers.keep(tx, later[:-1])
+    assert watcher.reason() is None, "some of these answers were looked at before"
+    with workspace.catalog.write() as tx:
+        answers.keep(tx, later[-1:])
+    assert (watcher.reason() is not None) is drifted
 
 
 def test_ctrl_c_ends_with_130(taught: Everlearn) -> None:

@@ -199,14 +199,14 @@ def review(
         answered = _ask(workspace, waiting, context.obj)
     queued = _queued(workspace)
     rows = [
-        [one.id, one.queue_reason, one.label or "-", one.suspect or "-", _where(workspace, one.key)] for one in waiting
+        [one.id, one.queue_reason, one.label or "-", one.suspect or "-", workspace.where(one.key)] for one in waiting
     ]
     lines = [f"Answered {answered}; {queued} wait."] if answered else table(
         rows, ["sample", "why", "label", "rather", "file"]
     )  # fmt: skip
     items = [
         {"sample": o.id, "reason": o.queue_reason, "label": o.label, "suggestion": o.suspect, "urgency": o.urgency,
-         "path": _where(workspace, o.key)}
+         "path": workspace.where(o.key)}
         for o in waiting
     ]  # fmt: skip
     return Answer({"labelled": answered, "queued": queued, "items": items}, lines)
@@ -219,7 +219,7 @@ def _ask(workspace: Any, waiting: list[Any], console: Console) -> int:
     answered = 0
     for number, one in enumerate(waiting, 1):
         proposal = one.suspect or one.label
-        print(f"[{number}/{len(waiting)}] {_where(workspace, one.key)}  ({one.queue_reason})", file=sys.stderr)
+        print(f"[{number}/{len(waiting)}] {workspace.where(one.key)}  ({one.queue_reason})", file=sys.stderr)
         print(f"  label{f' [{proposal}]' if proposal else ''}: ", end="", file=sys.stderr, flush=True)
         line = sys.stdin.readline()
         said = line.strip()
@@ -269,12 +269,12 @@ def data(
         where = sample.c.status == status if status else None
         found = next(samples.batches(tx, where, size=limit), []) if limit and status else []
     lines = table([[name, number] for name, number in counts.items()], ["status", "samples"])
-    rows = [[o.id, o.label or "-", o.camera, o.refusal or "", _value(o), _where(workspace, o.key)] for o in found]
+    rows = [[o.id, o.label or "-", o.camera, o.refusal or "", _value(o), workspace.where(o.key)] for o in found]
     if rows:
         lines += ["", *table(rows, ["sample", "label", "camera", "refused for", "measured", "file"])]
     listed = [
         {"sample": o.id, "label": o.label, "camera": o.camera, "reason": o.refusal, "value": o.refusal_value,
-         "limit": o.refusal_limit, "path": _where(workspace, o.key)}
+         "limit": o.refusal_limit, "path": workspace.where(o.key)}
         for o in found
     ]  # fmt: skip
     return Answer({"counts": counts, "quarantined": reasons, "samples": listed}, lines)
@@ -378,10 +378,6 @@ def _queued(workspace: Any) -> int:
 
     with workspace.catalog.read() as tx:
         return samples.counts(tx)["queued"]
-
-
-def _where(workspace: Any, key: str) -> str:
-    return f"{workspace.config.store}/{key}" if workspace.config.store else str(workspace.root / key)
 
 
 def _value(one: Any) -> str:

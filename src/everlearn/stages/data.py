@@ -147,15 +147,20 @@ def validate(workspace: Workspace, progress: Progress) -> Validated:
     _score(workspace, result, wrong)
     with workspace.catalog.write() as tx:
         turns.set_to(tx, "data_scores", {"scores": result.scores, "culprits": result.culprits})
-    settings = workspace.config.gates
-    targets = {name: getattr(settings, name) for name in gates.DATA_TARGETS if getattr(settings, name) is not None}
-    found = gates.judge(result.scores, targets, dict.fromkeys(targets, "there is nothing to score"))
+    found = data_gates(workspace, result.scores)
     result.gates = {name: gate.to_json() for name, gate in found.items()}
     for name, gate in found.items():
         if not gate.passed:
             worst = " ".join(result.culprits.get(name, [])[:5])
             result.stops.append(f"{gates.failed({name: gate})[0]}" + (f", pulled down by {worst}" if worst else ""))
     return result
+
+
+def data_gates(workspace: Workspace, found: Mapping[str, float | None]) -> dict[str, gates.Gate]:
+    """The data gates that the configuration sets, on these scores. What cannot be scored stops nothing."""
+    settings = workspace.config.gates
+    targets = {name: getattr(settings, name) for name in gates.DATA_TARGETS if getattr(settings, name) is not None}
+    return gates.judge(found, targets, dict.fromkeys(targets, "there was nothing to score"))
 
 
 def decide_duplicates(workspace: Workspace, without: Collection[SampleId] = ()) -> int:
@@ -170,13 +175,18 @@ def _side(workspace: Workspace) -> Callable[[str], str]:
 
 
 def decide_suspects(workspace: Workspace, progress: Progress) -> dict[SampleId, str] | None:
-    """Labels that are held wrong, with what they rather are. Those on the learning side wait for a person.
+    """Labels that are held wrong, the least believed first, with what they rather are. Those on the learning side wait
+    for a person.
 
     Judged anew on everything labelled, suspects among it, so it depends on the data alone. None where the task has no
     classes, or too few examples of them to judge by; then no label is in doubt.
     """
     members = teach.pool(workspace)
     wrong = _suspects(workspace, members, progress)
+    if wrong:  # a label that a person gave is never doubted
+        with workspace.catalog.read() as tx:
+            there = samples.some(tx, list(wrong))
+        wrong = {id: meant for id, meant in wrong.items() if there[id].label_by not in labels.PEOPLE}
     _hold(workspace, wrong or {}, {one.id for one in members if one.split != "test"})
     return wrong
 
@@ -197,9 +207,9 @@ def _suspects(workspace: Workspace, members: Sequence[Member], progress: Progres
     table = _probabilities(memory, found, [one.id for one in originals], progress)
     classes = {name: column for column, name in enumerate(found.head.classes)}
     rows = [row for row, one in enumerate(originals) if one.label in classes and np.isfinite(table[row]).all()]
-    given = np.array([classes[originals[row].label] for row in rows])
-    judged = find(table[rows], given)
-    sure = table[rows].max(axis=1) >= workspace.config.validate_.suspect_confidence
+    table, given = table[rows], np.array([classes[originals[row].label] for row in rows])
+    judged = find(table, given)
+    sure = table.max(axis=1) >= workspace.config.validate_.suspect_confidence
     known = np.array([taught[name] >= LEAST_TAUGHT for name in found.head.classes])
     doubted = sure & known[given] & known[judged.meant]
     return {originals[rows[at]].id: found.head.classes[judged.meant[at]] for at in judged.order if doubted[at]}
@@ -219,7 +229,7 @@ def _probabilities(memory: Any, found: Any, ids: Sequence[SampleId], progress: P
 
 
 def _hold(workspace: Workspace, wrong: Mapping[SampleId, str], learning: set[SampleId]) -> None:
-    """Bring suspects in the catalog into step. A label that a person gave is never doubted."""
+    """Bring suspects in the catalog into step."""
     from everlearn.catalog.tables import sample
 
     with change(workspace) as changed:
@@ -229,7 +239,7 @@ def _hold(workspace: Workspace, wrong: Mapping[SampleId, str], learning: set[Sam
         hold = workspace.config.validate_.hold_suspects
         rows: list[dict[str, Any]] = []
         for id, one in sorted(there.items()):
-            suspect = wrong.get(id) if one.label_by not in labels.PEOPLE else None
+            suspect = wrong.get(id)
             queued = hold and suspect is not None and id in learning
             reason, urgency = (SUSPECT, 1.5) if queued else (None, 0.0)
             if one.queue_reason not in (None, SUSPECT):  # it waits for another reason, and goes on waiting
@@ -258,7 +268,7 @@ def _score(workspace: Workspace, result: Validated, wrong: Mapping[SampleId, str
     if classify:
         found["class_balance"] = scores.class_balance(classes)
     if wrong is not None:
-        found["label_accuracy"] = scores.Score(1 - len(wrong) / len(labelled), tuple(sorted(wrong)))
+        found["label_accuracy"] = scores.Score(1 - len(wrong) / len(labelled), tuple(wrong))
     result.scores.update({name: score.value for name, score in found.items()})
     result.culprits = {name: list(score.worst[:NAMED]) for name, score in found.items()}
 

@@ -30,6 +30,7 @@ from everlearn.evaluate.report import ROWS, DataScore, Report, render_html, rend
 from everlearn.learn.features import images
 from everlearn.naming import escape, render_model_name
 from everlearn.stages.answering import Answerer, Named, answerer, named
+from everlearn.stages.data import data_gates
 from everlearn.workspace import EVALUATIONS
 
 if TYPE_CHECKING:
@@ -339,9 +340,7 @@ def _data(workspace: Workspace) -> tuple[list[DataScore], dict[str, Any]]:
         for name, value in values.items()
         for ids in [culprits.get(name, [])]
     ]
-    settings = workspace.config.gates
-    targets = {name: getattr(settings, name) for name in gates.DATA_TARGETS if getattr(settings, name) is not None}
-    return scores, gates.judge(values, targets, dict.fromkeys(targets, "there was nothing to score"))
+    return scores, data_gates(workspace, values)
 
 
 def _pixels(workspace: Workspace, ids: Sequence[SampleId]) -> dict[SampleId, Any]:
@@ -377,7 +376,7 @@ def _keep(
     for ending, text in texts.items():
         workspace.store.put(key.removesuffix(".html") + ending, io.BytesIO(text.encode()))
     faults.point("evaluate.stored")
-    where = f"{(workspace.config.store or str(workspace.root)).rstrip('/')}/{key}"
+    where = workspace.where(key)
     if chosen.file is not None:
         return where
     with workspace.catalog.write() as tx:

@@ -136,7 +136,8 @@ def _memory_of(workspace: Workspace, version: Version, progress: Progress) -> Li
 
 def drifted(workspace: Workspace) -> str | None:
     """Whether recorded answers are less sure than the model's answers on its test side were: a two-sample
-    Kolmogorov-Smirnov test of the confidences. None where there are too few, or these very answers were looked at."""
+    Kolmogorov-Smirnov test of the confidences. None where there are too few, or some of these answers were looked at
+    before: looking again at every new answer would find drift by chance before long."""
     from scipy.stats import ks_2samp
 
     with workspace.catalog.read() as tx:
@@ -145,7 +146,7 @@ def drifted(workspace: Workspace) -> str | None:
             return None
         recent = answers.recent(tx, DRIFT_ANSWERS, champion.name)
         looked_at = turns.setting_of(tx, "drift_looked_at")
-    if len(recent) < DRIFT_ANSWERS or looked_at == recent[0]["id"]:
+    if len(recent) < DRIFT_ANSWERS or looked_at in {one["id"] for one in recent}:
         return None
     members = prove.test_side(workspace)
     table = answering.answerer(workspace, champion).table([one.id for one in members], SILENT)
