@@ -11,6 +11,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from everlearn import faults, image
@@ -65,7 +66,8 @@ def take(workspace: Workspace, name: str, source: Source, progress: Progress) ->
     """Take in all that a source offers. name: what the user called it; kept with each sample."""
     result = Collected()
     with progress.task("collect", source.estimate()) as task:
-        for batch in _batches(_accepted(source.items(), result)):
+        found = _accepted(source.items(), result)
+        while batch := list(islice(found, BATCH)):
             for read in _portions(_read(workspace, batch, _unchanged(workspace, batch), result)):
                 _take(workspace, name, read, result)
             task.advance(len(batch))
@@ -83,17 +85,6 @@ def _accepted(items: Iterable[Found | Refused], result: Collected) -> Iterator[F
             result.refuse(item)
         else:
             yield item
-
-
-def _batches(items: Iterable[Found]) -> Iterator[list[Found]]:
-    batch: list[Found] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _portions(items: Iterable[_Read]) -> Iterator[list[_Read]]:

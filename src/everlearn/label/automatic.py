@@ -59,10 +59,11 @@ def automatic(workspace: Workspace, model: Sure | None, progress: Progress) -> L
 
 def _label(workspace: Workspace, model: Sure | None, ids: Sequence[SampleId]) -> int:
     answers = list(model.predict(ids)) if model else [None] * len(ids)
+    threshold = model.threshold if model else None
     words, queue = [], []
     for id, answer in zip(ids, answers, strict=True):
-        sure = model and answer and answer.label is not None and model.threshold is not None
-        if model and answer and sure and answer.confidence >= (model.threshold or 1):
+        sure = answer is not None and threshold is not None and answer.confidence >= threshold
+        if model and answer and sure and answer.label is not None:
             words.append(labels.Said(id, answer.label, "auto", None, answer.confidence, model.version))
         else:
             queue.append({"id": id, "queued": True, "queue_reason": "unsure" if answer else "no_model",

@@ -1,10 +1,11 @@
-"""What is going on in a workspace, why the wheel should turn, and what a crash left behind."""
+"""What is going on in a workspace, and what a crash left behind."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -60,16 +61,6 @@ def status(workspace: Workspace) -> dict[str, Any]:
     }
 
 
-def _batched(items: Iterator[Any]) -> Iterator[list[Any]]:
-    batch: list[Any] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    yield batch
-
-
 # what a crash left behind
 
 
@@ -112,7 +103,8 @@ def _strays(workspace: Workspace, progress: Progress, health: Health) -> dict[Sa
     strays: dict[SampleId, list[str]] = {}
     with progress.task("doctor") as task:
         for folder in DATA:
-            for batch in _batched(key for key in workspace.store.keys(folder) if not _ours(key)):
+            keys = (key for key in workspace.store.keys(folder) if not _ours(key))
+            while batch := list(islice(keys, BATCH)):
                 health.checked += len(batch)
                 for key in sorted(set(batch) - _named(workspace, batch)):
                     with workspace.store.open(key) as file:

@@ -46,7 +46,7 @@ def _basis(spec: str, dimensions: int | None, root: Path) -> Basis:
 
 
 _live: dict[Path, LiveMemory] = {}
-_fitted: dict[Path, tuple[str, float, Held, Fitted]] = {}
+_fitted: dict[Path, tuple[str, float, Held, Fitted]] = {}  # memory digest, precision, what it holds, its head
 """What the stages of one turn would otherwise load and solve twice; of one workspace at a time."""
 
 
@@ -109,8 +109,9 @@ def pool(workspace: Workspace) -> list[Member]:
 def fitted(workspace: Workspace, memory: LiveMemory, progress: Progress) -> Fitted:
     """The head that a memory gives, with its out-of-fold view."""
     precision = workspace.config.label.precision
+    digest = memory.memory.digest()
     before = _fitted.get(workspace.root)
-    if before is not None and before[:3] == (memory.basis.digest, precision, memory.held):
+    if before is not None and before[:3] == (digest, precision, memory.held):
         return before[3]
     ids = sorted(memory.held)
     phi = memory.features.all(ids, progress)
@@ -118,7 +119,7 @@ def fitted(workspace: Workspace, memory: LiveMemory, progress: Progress) -> Fitt
     folds = np.array([memory.held[id][1] for id in ids], np.int64)
     found = fit(memory.memory, Cached(ids, phi, labels, folds), precision=precision)
     _fitted.clear()
-    _fitted[workspace.root] = (memory.basis.digest, precision, memory.held, found)
+    _fitted[workspace.root] = (digest, precision, memory.held, found)
     return found
 
 
