@@ -204,12 +204,7 @@ def test_a_decision_is_explained_in_both_languages() -> None:
     assert decision.why("ko").startswith("목표에 미치지")
 
 
-def test_picture_grid_and_png() -> None:
-    grid = plots.picture_grid(
-        ((np.full((8, 8, 3), 30 * i, np.uint8), f"{i}\n$김지수$ \x00") for i in range(8)), columns=4
-    )
-    with Pillow.open(io.BytesIO(grid)) as picture:
-        assert picture.size == (900, 570)
+def test_a_plot_as_png() -> None:
     one = report()
     png = plots.confusion_matrix(one.metrics.confusion, form="png")  # type: ignore[union-attr]
     assert Pillow.open(io.BytesIO(png)).format == "PNG"

@@ -13,7 +13,6 @@ from tests.validate.test_quality import photo
 from everlearn.image import decode
 from everlearn.validate import scores
 from everlearn.validate.descriptor import DIMENSIONS, describe
-from everlearn.validate.suspects import find
 
 
 def shaken(picture: np.ndarray, shift: float, degrees: float, seed: int = 0, n: int = 50) -> list[np.ndarray]:
@@ -115,17 +114,6 @@ def test_class_balance() -> None:
     assert skewed.value < 0.6
     assert len(skewed.worst) == 18
     assert scores.class_balance({"a": "x", "b": "x"}).value == 1
-
-
-def test_label_accuracy_names_the_least_believed() -> None:
-    chances = np.tile([0.9, 0.1], (100, 1))
-    chances[50:] = [0.1, 0.9]
-    labels = np.repeat([0, 1], 50)
-    labels[[3, 60]] = [1, 0]
-    chances[3] = [0.99, 0.01]
-    score = scores.label_accuracy([f"{row:03}" for row in range(100)], find(chances, labels))
-    assert score.value == pytest.approx(0.98)
-    assert score.worst == ("003", "060")
 
 
 def test_nothing_pulls_nothing_down() -> None:

@@ -3,7 +3,7 @@
 What there is afterwards is a function of the labelled training images and the settings alone: the copies of each image
 are seeded by its id; copies of other settings are set aside, and come back with their settings; a copy carries its
 parent's label and dies with its parent. The file is stored first, then its row: after a crash, running again completes
-the work, and a file without a row is overwritten or found by `orphans`.
+the work, and a file without a row is overwritten, or removed by `doctor`.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def source_of(settings: Augment, copy: int) -> str:
 
 
 def children(tx: Connection, parents: list[SampleId]) -> list[Sample]:
-    """The copies of these samples, in order of id: for `forget`, which removes their files too."""
+    """The copies of these samples, in order of id."""
     return sorted(
         (
             one
@@ -107,24 +107,6 @@ def children(tx: Connection, parents: list[SampleId]) -> list[Sample]:
         ),
         key=lambda one: one.id,
     )
-
-
-def orphans(workspace: Workspace) -> Iterator[str]:
-    """Keys of files in `new_data/augmented/` that no row knows, for `doctor`."""
-    batch: list[str] = []
-    for key in workspace.store.keys(AUGMENTED):
-        if key != PREVIEW and not key.rpartition("/")[2].startswith("."):
-            batch.append(key)
-        if len(batch) == samples.BATCH:
-            yield from _unknown(workspace, batch)
-            batch = []
-    yield from _unknown(workspace, batch)
-
-
-def _unknown(workspace: Workspace, keys: list[str]) -> list[str]:
-    with workspace.catalog.read() as tx:
-        known = {row.key for row in tx.execute(sa.select(sample.c.key).where(sample.c.key.in_(keys)))}
-    return sorted(set(keys) - known)
 
 
 # --- the copies that are there ------------------------------------------------------------------------------------

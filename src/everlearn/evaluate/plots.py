@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -114,22 +114,6 @@ def over_versions(
         axes.set_xticks(range(0, len(versions), step), [readable(v, 10) for v in versions[::step]])
         axes.set_ylim(min(-0.04, *(v for v in found.curve if v is not None), 0), 1.04)
         axes.legend(frameon=False, loc="center right")
-    return done[0]
-
-
-def picture_grid(pictures: Iterable[tuple[Image, str]], columns: int = 6, most: int = 48) -> bytes:
-    """Thumbnails with a caption below each, as one PNG. pictures: (pixels (H, W, 3), caption)."""
-    shown = [picture for picture, _ in zip(pictures, range(most), strict=False)]
-    rows = max(1, -(-len(shown) // columns))
-    with _canvas(1.5 * columns, 1.9 * rows, "png") as (canvas, done):
-        grid = canvas.subplots(rows, columns, squeeze=False)
-        for axes in grid.flat:
-            axes.set_axis_off()
-        for axes, (pixels, caption) in zip(grid.flat, shown, strict=False):
-            axes.imshow(pixels)
-            axes.set_title(
-                "\n".join(readable(line, 22) for line in caption.splitlines()), size=7, color=INK, y=-0.02, va="top"
-            )
     return done[0]
 
 

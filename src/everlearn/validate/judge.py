@@ -24,10 +24,10 @@ from everlearn.catalog.samples import NEAR_DUPLICATE
 from everlearn.catalog.tables import sample
 from everlearn.errors import EverlearnError
 from everlearn.files import change
-from everlearn.image import BadImage, decode
-from everlearn.validate.descriptor import describe
-from everlearn.validate.duplicates import Known, Prints, fingerprint, thin_out
-from everlearn.validate.quality import Quality, QualityLimits, examine, small_grey
+from everlearn.image import BadImage
+from everlearn.validate.duplicates import Known, Prints, thin_out
+from everlearn.validate.look import look
+from everlearn.validate.quality import Quality, QualityLimits
 from everlearn.validate.scores import sampled
 
 if TYPE_CHECKING:
@@ -70,11 +70,11 @@ def judge(workspace: Workspace, side: Side, progress: Progress) -> Judged:
                 labels.settle(changed.tx, [one.id for one in batch])
                 changed.refile([one.id for one in batch])
             faults.point("validate.committed")
-            for look in looks:
-                if look["refusal"] is None:
+            for one in looks:
+                if one["refusal"] is None:
                     result.validated += 1
                 else:
-                    result.refuse(look["refusal"])
+                    result.refuse(one["refusal"])
             task.advance(len(batch))
     if workspace.config.validate_.near_duplicates:
         for reason, number in decide_duplicates(workspace, side).items():
@@ -90,7 +90,7 @@ def _looks(workspace: Workspace, pool: ThreadPoolExecutor) -> Iterator[tuple[lis
     while batch:
         coming = _new(workspace, batch[-1].id)
         ahead = [pool.submit(_look, workspace, one) for one in coming]
-        yield batch, [look.result() for look in looks]
+        yield batch, [one.result() for one in looks]
         batch, looks = coming, ahead
 
 
@@ -125,7 +125,7 @@ def _look(workspace: Workspace, one: Sample) -> dict[str, Any]:
 def _row(data: bytes) -> dict[str, Any]:
     try:
         values = np.load(io.BytesIO(data), allow_pickle=False)
-    except ValueError:
+    except (ValueError, EOFError):
         return {"refusal": "damaged"}
     if values.ndim != 1 or values.dtype.kind != "f" or not np.isfinite(values).all():
         return {"refusal": "not_finite"}
@@ -133,10 +133,8 @@ def _row(data: bytes) -> dict[str, Any]:
 
 
 def _image(workspace: Workspace, data: bytes) -> dict[str, Any]:
-    decoded = decode(data, max_pixels=int(workspace.config.collect.max_megapixels * 1e6))
-    grey = small_grey(decoded.pixels)
-    found = examine(decoded.pixels, limits_of(workspace), grey)
-    print_ = fingerprint(grey)
+    seen = look(data, limits_of(workspace), int(workspace.config.collect.max_megapixels * 1e6))
+    found, print_ = seen.quality, seen.fingerprint
     first = found.findings[0] if found.findings else None
     return {
         "quality": found.score,
@@ -145,7 +143,7 @@ def _image(workspace: Workspace, data: bytes) -> dict[str, Any]:
         "measured": _measured(found),
         "hash": print_.hash.to_bytes(8, "big"),
         "thumbnail": print_.thumb,
-        "descriptor": describe(grey).astype("<f2").tobytes(),
+        "descriptor": seen.descriptor.astype("<f2").tobytes(),
         "refusal": first.reason if first else None,
         "refusal_value": float(first.value) if first else None,
         "refusal_limit": float(first.limit) if first else None,

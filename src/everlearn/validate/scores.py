@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from everlearn.types import SampleId
-    from everlearn.validate.suspects import Suspects
 
 MOST = 100
 """At most so many images are named for each score."""
@@ -42,11 +41,6 @@ def quality(scores: Mapping[SampleId, float], most: int = MOST) -> Score:
     values = np.array([scores[id_] for id_ in sorted(scores)])  # sorted: a float sum depends on the order
     low = sorted((value, id_) for id_, value in scores.items() if value < values.mean())
     return Score(float(values.mean()), tuple(id_ for _, id_ in low[:most]))
-
-
-def label_accuracy(ids: Sequence[SampleId], suspects: Suspects, most: int = MOST) -> Score:
-    """1 - the share of labels judged wrong (`suspects.find` on the rows of `ids`)."""
-    return Score(suspects.label_accuracy, tuple(ids[row] for row in suspects.order[:most]))
 
 
 def class_balance(labels: Mapping[SampleId, str], most: int = MOST) -> Score:
