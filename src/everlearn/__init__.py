@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from everlearn.config import Config
+    from everlearn.learn.exact.estimators import ExactClassifier, ExactRegressor
     from everlearn.learn.exact.memory import ExactMemory
     from everlearn.workspace import Workspace
 
-__all__ = ["Config", "ExactMemory", "Workspace", "__version__"]
+__all__ = ["Config", "ExactClassifier", "ExactMemory", "ExactRegressor", "Workspace", "__version__"]
 
 _WHERE = {
     "Config": "everlearn.config",
+    "ExactClassifier": "everlearn.learn.exact.estimators",
     "ExactMemory": "everlearn.learn.exact.memory",
+    "ExactRegressor": "everlearn.learn.exact.estimators",
     "Workspace": "everlearn.workspace",
 }
 

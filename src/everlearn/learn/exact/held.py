@@ -1,0 +1,256 @@
+"""Which rows a memory holds: by the sample ids that were given, or else by a digest of the row itself.
+
+A row is (phi, label, fold). Equal rows without ids are one entry with a count. A share of the rows, chosen by a hash of
+the key and so the same in any order, keeps its phi: for calibration, and for forgetting by id alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everlearn.learn.exact.cached import Cached
+from everlearn.learn.exact.encode import BadArray
+
+_SIZE = 16  # bytes of a digest: 2^64 rows before two are likely to share one
+Key = bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """phi: (N, W) int8; labels: N names of columns; folds: (N,); keys: N; by_id: whether the keys are ids."""
+
+    phi: NDArray[np.int8]
+    labels: Sequence[str]
+    folds: NDArray[np.int64]
+    keys: Sequence[Key]
+    by_id: bool
+
+    def take(self, rows: Sequence[int]) -> Batch:
+        if len(rows) == len(self.keys):
+            return self
+        at = np.array(rows, np.intp)
+        return Batch(self.phi[at], [self.labels[r] for r in rows], self.folds[at], [self.keys[r] for r in rows],
+                     self.by_id)  # fmt: skip
+
+
+def fold_of(content: bytes, folds: int) -> int:
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8, person=b"fold").digest(), "little") % folds
+
+
+def _digest(phi: bytes, label: str, fold: int) -> bytes:
+    about = f"{fold}|{label}".encode()
+    return hashlib.blake2b(len(about).to_bytes(4, "little") + about + phi, digest_size=_SIZE, person=b"row").digest()
+
+
+def batch(
+    phi: NDArray[np.int8], labels: Sequence[str], folds: int, ids: Sequence[str] | None, groups: Sequence[str] | None,
+    features: int,
+) -> Batch:  # fmt: skip
+    """The fold of a row: by its group, else its id, else its first `features` columns (whatever its label)."""
+    texts = groups if groups is not None else ids
+    if texts is not None:
+        where = [fold_of(text.encode("utf-8", "surrogatepass"), folds) for text in texts]
+    else:
+        where = [fold_of(row[:features].tobytes(), folds) for row in phi]
+    if ids is not None:
+        keys = [_id_key(id) for id in ids]
+    else:
+        keys = [b"r" + _digest(row.tobytes(), label, fold) for row, label, fold in zip(phi, labels, where)]
+    return Batch(phi, list(labels), np.array(where, np.int64), keys, ids is not None)
+
+
+def _id_key(id: str) -> Key:
+    return b"i" + id.encode("utf-8", "surrogatepass")
+
+
+class Held:
+    """Rows by key. width: of phi; keep: share of the rows whose phi is kept, 0 to 1."""
+
+    def __init__(self, width: int, keep: float) -> None:
+        self.keep = keep
+        self.slots: dict[Key, int] = {}
+        self.keys: list[Key] = []
+        self.names: list[str] = []  # of columns, as first seen; the arrays hold their index
+        self._code: dict[str, int] = {}
+        self.labels = np.zeros(0, np.int32)
+        self.folds = np.zeros(0, np.int32)
+        self.counts = np.zeros(0, np.int32)
+        self.contents = np.zeros((0, _SIZE), np.uint8)
+        self.places = np.zeros(0, np.int32)  # of a slot's phi, -1 where it is not kept
+        self.phi = np.zeros((0, width), np.int8)
+        self.owners: list[int] = []  # the slot of each place
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def new(self, rows: Batch) -> Batch:
+        """The rows that are not held yet. A row learned again with its id is one row.
+
+        Raises BadArray where an id is held, or given twice, with other features, label or fold.
+        """
+        if not rows.by_id:
+            return rows
+        fresh, seen = [], dict[Key, bytes]()
+        for row, key in enumerate(rows.keys):
+            content = self._content(rows, row)
+            known = seen.get(key) or (self.contents[self.slots[key]].tobytes() if key in self.slots else None)
+            if known is None:
+                seen[key] = content
+                fresh.append(row)
+            elif known != content:
+                raise BadArray(f"row {row}: id {_shown(key)} is held with other content.", "Forget it first.")
+        return rows.take(fresh)
+
+    def add(self, rows: Batch) -> None:
+        """Rows from `new`."""
+        need = len(self.keys) + len(rows.keys)
+        for name in ("labels", "folds", "counts", "contents", "places"):
+            setattr(self, name, _grown(getattr(self, name), need))
+        self.phi = _grown(self.phi, len(self.owners) + sum(map(self._keeps, rows.keys)))
+        for row, (key, label) in enumerate(zip(rows.keys, rows.labels)):
+            slot = self.slots.get(key)
+            if slot is not None:
+                self.counts[slot] += 1
+                continue
+            slot = self.slots[key] = len(self.keys)
+            self.keys.append(key)
+            self.labels[slot] = self.code(label)
+            self.contents[slot] = np.frombuffer(key[1:] if not rows.by_id else self._content(rows, row), np.uint8)
+            self.counts[slot], self.places[slot] = 1, -1
+            self.folds[slot] = rows.folds[row]
+            if self._keeps(key):
+                self.places[slot] = len(self.owners)
+                self.phi[len(self.owners)] = rows.phi[row]
+                self.owners.append(slot)
+
+    def check(self, rows: Batch) -> None:
+        """Raises BadArray naming the first row that is not held (so often)."""
+        wanted: Counter[Key] = Counter()
+        for row, key in enumerate(rows.keys):
+            wanted[key] += 1
+            slot = self.slots.get(key)
+            if slot is None or wanted[key] > self.counts[slot]:
+                what = f"id {_shown(key)}" if rows.by_id else "this row with this label"
+                remedy = "Give only rows that were learned, and the ids or groups they were learned with."
+                raise BadArray(f"row {row}: {what} is not held.", remedy)
+            if rows.by_id and self.contents[slot].tobytes() != self._content(rows, row):
+                raise BadArray(f"row {row}: id {_shown(key)} is held with other content.", "Give the row as learned.")
+
+    def find(self, ids: Sequence[str]) -> Batch:
+        """The rows of these ids. Raises BadArray naming the first that is not held or whose phi was not kept."""
+        keys = [_id_key(id) for id in ids]
+        slots, seen = [], set[Key]()
+        for row, key in enumerate(keys):
+            slot = self.slots.get(key)
+            if slot is None or key in seen:
+                raise BadArray(f"row {row}: id {_shown(key)} is not held.", "Give each id that was learned once.")
+            if self.places[slot] < 0:
+                remedy = "Give its X and y too, or learn with keep=1."
+                raise BadArray(f"row {row}: the features of id {_shown(key)} are not kept.", remedy)
+            slots.append(slot)
+            seen.add(key)
+        at = np.array(slots, np.intp)
+        names = [self.names[code] for code in self.labels[at]]
+        return Batch(self.phi[self.places[at]], names, self.folds[at].astype(np.int64), keys, True)
+
+    def remove(self, keys: Iterable[Key]) -> None:
+        """Keys that `check` let pass."""
+        for key in keys:
+            slot = self.slots[key]
+            self.counts[slot] -= 1
+            if self.counts[slot] == 0:
+                self._drop(key, slot)
+
+    def _drop(self, key: Key, slot: int) -> None:
+        """The last slot, and the last place, move into the gap."""
+        del self.slots[key]
+        place = int(self.places[slot])
+        if place >= 0:
+            owner = self.owners.pop()
+            if owner != slot:
+                self.phi[place] = self.phi[len(self.owners)]
+                self.owners[place], self.places[owner] = owner, place
+            self.phi[len(self.owners)] = 0  # nothing forgotten stays behind
+        last = len(self.keys) - 1
+        moved = self.keys.pop()
+        if slot != last:
+            self.keys[slot] = moved
+            self.slots[moved] = slot
+            for name in ("labels", "folds", "counts", "contents", "places"):
+                array = getattr(self, name)
+                array[slot] = array[last]
+            if self.places[slot] >= 0:
+                self.owners[self.places[slot]] = slot
+        self.contents[last] = 0
+
+    def overlap(self, other: Held) -> Key | None:
+        """An id that both hold."""
+        small, large = sorted((self, other), key=len)
+        return next((key for key in small.keys if key[:1] == b"i" and key in large.slots), None)
+
+    def merge(self, other: Held) -> None:
+        n = len(other)
+        for slot in range(n):
+            key = other.keys[slot]
+            mine = self.slots.get(key)
+            if mine is not None:
+                self.counts[mine] += other.counts[slot]
+                continue
+            mine = self.slots[key] = len(self.keys)
+            self.keys.append(key)
+            for name in ("labels", "folds", "counts", "contents", "places"):
+                setattr(self, name, _grown(getattr(self, name), mine + 1))
+                getattr(self, name)[mine] = getattr(other, name)[slot]
+            self.labels[mine] = self.code(other.names[other.labels[slot]])
+            if other.places[slot] >= 0:
+                self.phi = _grown(self.phi, len(self.owners) + 1)
+                self.phi[len(self.owners)] = other.phi[other.places[slot]]
+                self.places[mine] = len(self.owners)
+                self.owners.append(mine)
+
+    def cached(self) -> Cached:
+        """The rows whose phi is kept, each as often as it was learned."""
+        at = np.array(self.owners, np.intp)
+        at = np.repeat(at, self.counts[at])
+        keys = [self.keys[slot].decode("latin-1") for slot in at]
+        if len(self.owners) < len(at):
+            seen: Counter[str] = Counter()
+            for row, key in enumerate(keys):
+                keys[row] = f"{key}#{seen[key]}"
+                seen[key] += 1
+        labels = [self.names[code] for code in self.labels[at]]
+        return Cached(keys, self.phi[self.places[at]], labels, self.folds[at])
+
+    def code(self, label: str) -> int:
+        if label not in self._code:
+            self._code[label] = len(self.names)
+            self.names.append(label)
+        return self._code[label]
+
+    def _keeps(self, key: Key) -> bool:
+        drawn = hashlib.blake2b(key, digest_size=8, person=b"keep").digest()
+        return self.keep >= 1 or int.from_bytes(drawn, "little") < self.keep * 2**64
+
+    @staticmethod
+    def _content(rows: Batch, row: int) -> bytes:
+        return _digest(rows.phi[row].tobytes(), rows.labels[row], int(rows.folds[row]))
+
+
+def _shown(key: Key) -> str:
+    return repr(key[1:].decode("utf-8", "replace"))
+
+
+def _grown(array: NDArray[Any], size: int) -> NDArray[Any]:
+    """The array with room for `size` rows, twice as large where it was too small."""
+    if size <= len(array):
+        return array
+    found = np.zeros((max(size, 2 * len(array)), *array.shape[1:]), array.dtype)
+    found[: len(array)] = array
+    return found

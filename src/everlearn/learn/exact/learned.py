@@ -1,0 +1,269 @@
+"""What an estimator has learned: the memory, the rows in it, and the head that answers, solved when it is asked for.
+
+Small problems are solved anew after every change. For large ones a few changed rows are a correction of the last solve
+(centred.py); more are a solve at the same penalty; and when a fifth as many rows as there were have changed, the
+penalty and the temperature are chosen again. `settle` does that at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everlearn.learn.exact.calibrate import OutOfFold, temperature
+from everlearn.learn.exact.centred import Corrected, Floats, Moments, Settings, Solution, search, solve
+from everlearn.learn.exact.encode import BASE, BadArray, Encoder, digits, numbers, portions, top
+from everlearn.learn.exact.held import Batch, Held, batch
+from everlearn.learn.exact.memory import ExactMemory
+
+TARGET_STEP, TARGET_PLANES, TARGET = 2.0**-30, 8, "y"
+"""A number to be learned is held to 1e-9, within +-8e9, as eight more columns of phi: G then holds Σ φy and Σ y²."""
+MOST_CORRECTIONS = 64
+_CHEAP = 2e9  # operations of a solve that is done after every change
+_FITS = 2.0**61
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """Moments per fold, of the features in steps less `origin`, near their mean or 0; of the target likewise."""
+
+    parts: list[Moments]
+    origin: NDArray[np.int64]
+    target_origin: int
+
+
+def sums(memory: ExactMemory, encoder: Encoder, regression: bool, centre: bool) -> Sums:
+    """From exact sums of digits to float64 sums about the means (without `centre`, about 0).
+
+    No digit is lost to cancellation: where numbers are long, all is computed in float64 and modulo 2^64, and where the
+    first shows that the result fits 63 bits, the second is exact.
+    """
+    d, n = encoder.effective, max(1, memory.samples)
+    sections = [(0, encoder.columns, encoder.planes)]
+    if regression:
+        sections.append((encoder.columns, memory.dimensions, TARGET_PLANES))
+    q = [memory.column_sums(fold) for fold in range(memory.folds)]
+    whole = _joined(sum(q[1:], q[0]).sum(axis=1).astype(np.float64), sections)
+    origin = np.rint(whole / n).astype(np.int64) if centre else np.zeros(len(whole), np.int64)
+    long = regression or encoder.planes > 2
+    parts = []
+    for fold in range(memory.folds):
+        counts = memory.column_counts()[fold]
+        rows, gram, total = int(counts.sum()), memory.gram[fold].dense(), q[fold].sum(axis=1)
+        x, xx = _about(_joined(total, sections), _joined(_joined(gram, sections).T, sections), rows, origin)
+        if long:
+            near_x, near_xx = _about(
+                _joined(total.astype(np.float64), sections),
+                _joined(_joined(gram.astype(np.float64), sections).T, sections),
+                rows,
+                origin.astype(np.float64),
+            )
+            x, xx = (np.where(np.abs(near) < _FITS, e, near) for e, near in ((x, near_x), (xx, near_xx)))
+        x, xx = x.astype(np.float64), xx.astype(np.float64)
+        if regression:
+            parts.append(Moments(rows, x[:d], xx[:d, :d], xx[:d, d:], x[d:], float(xx[d, d])))
+        else:
+            xy = _joined(q[fold], sections) - np.multiply.outer(origin, counts)
+            parts.append(Moments(rows, x, xx, xy.astype(np.float64), counts.astype(np.float64), rows))
+    return Sums(parts, origin[:d], int(origin[d]) if regression else 0)
+
+
+def _about(x: NDArray[Any], xx: NDArray[Any], rows: int, origin: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Sums of x and of its products -> of x - origin."""
+    shifted = x - rows * origin
+    cross = np.multiply.outer(shifted, origin)
+    return shifted, xx - cross - np.multiply.outer(origin, x)
+
+
+def _joined(array: NDArray[Any], sections: Sequence[tuple[int, int, int]]) -> NDArray[Any]:
+    """Planes of digits along the first axis -> numbers; integers modulo 2^64."""
+    found = []
+    for start, end, planes in sections:
+        size = (end - start) // planes
+        total = array[start : start + size]
+        for plane in range(1, planes):
+            total = total * BASE + array[start + plane * size : start + (plane + 1) * size]
+        found.append(total)
+    return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+@dataclass(frozen=True, eq=False)
+class _Scored(OutOfFold):
+    """Out-of-fold scores in float64 about the mean, whatever the scale of the features."""
+
+    solutions: tuple[Solution | None, ...] = ()
+    missing: tuple[NDArray[np.bool_], ...] = ()
+    encoder: Encoder | None = None
+    origin: NDArray[np.int64] | None = None
+
+    def scores(self, every: int = 1) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+        assert self.encoder is not None and self.origin is not None
+        for fold, solution in enumerate(self.solutions):
+            rows = self.cached.rows(fold, every)
+            for part in portions(len(rows) if solution else 0):
+                assert solution is not None
+                found = solution.scores(self.encoder.values(self.cached.phi[rows[part]]) - self.origin)
+                found[:, self.missing[fold]] = -np.inf
+                yield rows[part], found.astype(np.float32)
+
+
+@dataclass(eq=False)
+class Model:
+    """What answers. searched: rows when alpha and temperature were chosen."""
+
+    corrected: Corrected
+    origin: NDArray[np.int64]
+    target_origin: int
+    alpha: float
+    errors: dict[float, float]
+    temperature: float
+    calibrated: bool
+    searched: int
+
+
+class Learned:
+    """The state of an estimator. All that changes it is all or nothing."""
+
+    def __init__(self, encoder: Encoder, folds: int, keep: float, settings: Settings, regression: bool) -> None:
+        self.encoder, self.settings, self.regression = encoder, settings, regression
+        about = f"{encoder.digest()}|{TARGET_STEP.hex() if regression else 'classes'}"
+        width = encoder.columns + (TARGET_PLANES if regression else 0)
+        self.memory = ExactMemory(hashlib.sha256(about.encode()).hexdigest(), width, folds)
+        self.held = Held(width, keep)
+        self.model: Model | None = None
+        self._pending: list[tuple[Batch, float]] = []
+        self._moved = 0  # rows changed since alpha was chosen
+
+    def batch(
+        self, x: NDArray[Any], y: Sequence[str] | Floats, ids: Sequence[str] | None, groups: Sequence[str] | None
+    ) -> Batch:
+        """y: names of classes, or numbers."""
+        phi, labels = self.encoder.phi(x), list(map(str, y))
+        if self.regression:
+            labels = [TARGET] * len(phi)
+            phi = np.concatenate([phi, digits(_steps(np.asarray(y, np.float64)), TARGET_PLANES)], axis=1)
+        return batch(phi, labels, self.memory.folds, ids, groups, self.encoder.columns)
+
+    def learn(self, rows: Batch) -> None:
+        rows = self.held.new(rows)
+        self.memory.add(rows.phi, rows.labels, rows.folds)
+        self.held.add(rows)
+        self._changed(rows, 1.0)
+
+    def forget(self, rows: Batch) -> None:
+        self.held.check(rows)
+        self.memory.subtract(rows.phi, rows.labels, rows.folds)
+        self.held.remove(rows.keys)
+        self._changed(rows, -1.0)
+
+    def merge(self, other: Learned) -> None:
+        both = self.held.overlap(other.held)
+        if both is not None:
+            raise BadArray(f"both hold id {both[1:].decode('utf-8', 'replace')!r}.", "Forget it in one of them.")
+        self.memory.merge(other.memory)
+        self.held.merge(other.held)
+        self.model, self._pending, self._moved = None, [], 0
+
+    def _changed(self, rows: Batch, sign: float) -> None:
+        """Decide how much of the model still holds."""
+        if self.model is None or not len(rows.keys):
+            return
+        self._moved += len(rows.keys)
+        if self._is_cheap() or self._moved > self.model.searched / 5:
+            self.model, self._pending = None, []
+        else:
+            self._pending.append((rows, sign))
+
+    def _is_cheap(self) -> bool:
+        d, c, n = self.encoder.effective, len(self.memory.columns), self.memory.samples
+        return 36.0 * d * d * (d / 3 + 4 * c) + 4.0 * n * d * c + 1000.0 * n < _CHEAP
+
+    def ready(self) -> Model:
+        """The model of all that is held. Raises BadArray where nothing is."""
+        if not self.memory.samples:
+            raise BadArray("nothing is held.", "Learn samples first.")
+        if self.model is None:
+            self.settle()
+        assert self.model is not None
+        corrected = self.model.corrected
+        if len(corrected.signs) + sum(len(rows.keys) for rows, _ in self._pending) > MOST_CORRECTIONS:
+            self._solve_again(self.model)
+        else:
+            for rows, sign in self._pending:
+                x, values = self._about_mean(rows.phi)
+                corrected.change(x, list(zip(rows.labels, values)), [sign] * len(values))
+        self._pending = []
+        return self.model
+
+    def _about_mean(self, phi: NDArray[np.int8]) -> tuple[Floats, list[float]]:
+        assert self.model is not None
+        x = self.encoder.values(phi[:, : self.encoder.columns]) - self.model.origin
+        if not self.regression:
+            return x, [1.0] * len(phi)
+        steps = numbers(phi[:, self.encoder.columns :], TARGET_PLANES)[:, 0]
+        return x, (steps - self.model.target_origin).astype(np.float64).tolist()
+
+    def _solve_again(self, model: Model) -> None:
+        found = sums(self.memory, self.encoder, self.regression, self.settings.intercept)
+        whole = solve(sum(found.parts[1:], found.parts[0]), model.alpha, self.settings)
+        model.corrected = Corrected(whole, self.memory.columns)
+        model.origin, model.target_origin = found.origin, found.target_origin
+
+    def settle(self) -> None:
+        """Choose alpha and temperature anew, and solve: the model is then a function of the set of rows alone."""
+        found = sums(self.memory, self.encoder, self.regression, self.settings.intercept)
+        solved = search(found.parts, self.settings)
+        warmth = None
+        if not self.regression and len(self.memory.columns) > 1 and any(solved.held_out):
+            held = sum(part.y for part in found.parts)
+            missing = tuple(np.asarray(held - part.y <= 0) for part in found.parts)
+            view = _Scored(self.memory.columns, (), self.held.cached(), 1.0, solved.held_out, missing, self.encoder,
+                           found.origin)  # fmt: skip
+            warmth = temperature(view)
+        self.model = Model(
+            Corrected(solved.whole, self.memory.columns), found.origin, found.target_origin, solved.alpha,
+            solved.errors, warmth or 1.0, warmth is not None, self.memory.samples,
+        )  # fmt: skip
+        self._pending, self._moved = [], 0
+
+    def scores(self, x: NDArray[Any], names: tuple[str, ...]) -> Floats:
+        """(N, inputs) -> (N, C) of these columns; for regression (N, 1) values."""
+        model = self.ready()
+        found = np.empty((len(x), len(names)))
+        for part in portions(len(x)):
+            values = self.encoder.values(self.encoder.phi(x[part])) - model.origin
+            found[part] = model.corrected.scores(values, names)
+        return (found + model.target_origin) * TARGET_STEP if self.regression else found
+
+
+def _steps(values: Floats) -> NDArray[np.int64]:
+    bad = np.abs(values) > top(TARGET_PLANES) * TARGET_STEP * (1 - 1e-9)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise BadArray(f"y row {row}: {values[row]:g} is beyond +-8e9.", "Learn it in a larger unit.")
+    return np.rint(values / TARGET_STEP).astype(np.int64)[:, None]
+
+
+def held_out_scores(parts: list[Moments], x: Floats, folds: NDArray[np.int64], settings: Settings) -> Floats:
+    """(N, C) each row's scores by what was learned without its fold; 0 where that is nothing."""
+    solved = search(parts, settings)
+    found = np.zeros((len(x), len(parts[0].y)))
+    for fold, solution in enumerate(solved.held_out):
+        if solution is not None:
+            found[folds == fold] = solution.scores(x[folds == fold])
+    return found
+
+
+def float_parts(x: Floats, y: Floats, folds: NDArray[np.int64], count: int) -> list[Moments]:
+    """The same moments from float64 features (N, D) and targets (N, C)."""
+    return [
+        Moments(
+            float(k.sum()), x[k].sum(axis=0), x[k].T @ x[k], x[k].T @ y[k], y[k].sum(axis=0), float((y[k] ** 2).sum())
+        )
+        for k in (folds == fold for fold in range(count))
+    ]

@@ -1,0 +1,122 @@
+"""An estimator in one file: a zip archive, not compressed, of the memory's own file and of the rows held. No pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everlearn.errors import Corrupt, EverlearnError, Missing, StoreFault
+from everlearn.learn.exact import storage
+from everlearn.learn.exact.learned import Learned
+from everlearn.learn.exact.memory import ExactMemory
+
+_FORMAT = "everlearn estimator 1"
+_MEMORY, _ROWS = "memory", "rows"
+_ARRAYS = ("labels", "folds", "counts", "places")
+
+
+def save(path: Path, name: str, params: Mapping[str, Any], about: Mapping[str, Any], learned: Learned) -> None:
+    """Raises StoreFault where the disk refuses."""
+    held = learned.held
+    n, kept = len(held), len(held.owners)
+    header = {
+        "format": _FORMAT, "estimator": name, "params": json.loads(json.dumps(dict(params), default=np.ndarray.tolist)),
+        "about": about, "names": held.names, "rows": n, "kept": kept, "keys": sum(map(len, held.keys)),
+    }  # fmt: skip
+
+    def arrays() -> Iterator[NDArray[Any]]:
+        yield np.array([len(key) for key in held.keys], "<i4")
+        yield np.frombuffer(b"".join(held.keys), np.int8)
+        for part in _ARRAYS:
+            yield getattr(held, part)[:n].astype("<i4")
+        yield held.contents[:n].view(np.int8)
+        yield held.phi[:kept]
+
+    temporary = None
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            learned.memory.save(Path(folder) / _MEMORY)
+            storage.write(Path(folder) / _ROWS, header, arrays())
+            temporary = Path(folder) / "whole"
+            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as packed:
+                for part in (_MEMORY, _ROWS):
+                    packed.write(Path(folder) / part, part)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    except OSError as error:
+        raise StoreFault(f"{path} cannot be written: {error.strerror or error}.", "Free the disk.") from None
+
+
+def load(
+    path: Path, name: str, make: Callable[[dict[str, Any], int], Learned]
+) -> tuple[dict[str, Any], dict[str, Any], Learned]:
+    """(settings, what else there is to know, state); make: settings and width -> an empty state.
+
+    Raises Missing where there is no file, Corrupt where it is not what was written.
+    """
+    damaged = Corrupt(f"{path} is damaged, or is no {name}.", "Take a copy of it, or learn again.")
+    try:
+        with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as packed:
+            for part in (_MEMORY, _ROWS):
+                if packed.getinfo(part).compress_type != zipfile.ZIP_STORED:
+                    raise damaged  # never written so: a bomb
+                packed.extract(part, folder)
+            memory, _ = ExactMemory.load(Path(folder) / _MEMORY)
+            with storage.read(Path(folder) / _ROWS) as file:
+                header = file.header
+                if header["format"] != _FORMAT or header["estimator"] != name:
+                    raise damaged
+                learned = make(header["params"], header["about"]["inputs"])
+                _fill(learned, file)
+        found, wanted = memory, learned.memory
+        if (found.basis_digest, found.dimensions, found.folds) != (
+            wanted.basis_digest,
+            wanted.dimensions,
+            wanted.folds,
+        ):
+            raise damaged
+        learned.memory = memory
+        if int(learned.held.counts.sum()) != memory.samples:
+            raise damaged
+    except FileNotFoundError:
+        raise Missing(f"{path} is not there.", "Save an estimator first.") from None
+    except (Corrupt, StoreFault, Missing):
+        raise damaged from None
+    except OSError as error:
+        raise StoreFault(f"{path} cannot be read: {error.strerror or error}.", "Check the disk.") from None
+    except (ValueError, KeyError, TypeError, IndexError, EOFError, MemoryError, zipfile.BadZipFile, EverlearnError):
+        raise damaged from None
+    return header["params"], header["about"], learned
+
+
+def _fill(learned: Learned, file: storage.Reader) -> None:
+    header, held = file.header, learned.held
+    n, kept = header["rows"], header["kept"]
+    lengths = file.array("<i4", n)
+    text = file.array("|i1", header["keys"]).tobytes()
+    ends = np.cumsum(lengths)
+    if (lengths < 1).any() or (n and ends[-1] != len(text)):
+        raise file.corrupt()
+    held.keys = [text[end - length : end] for end, length in zip(ends.tolist(), lengths.tolist())]
+    held.slots = {key: slot for slot, key in enumerate(held.keys)}
+    for part in _ARRAYS:
+        setattr(held, part, file.array("<i4", n).astype(np.int32))
+    held.contents = file.array("|i1", n * held.contents.shape[1]).reshape(n, -1).view(np.uint8).copy()
+    held.phi = file.array("|i1", kept * held.phi.shape[1]).reshape(kept, held.phi.shape[1]).copy()
+    for label in header["names"]:
+        held.code(str(label))
+    slots = np.flatnonzero(held.places >= 0)
+    if len(held.slots) != n or not np.array_equal(np.sort(held.places[slots]), np.arange(kept)):
+        raise file.corrupt()
+    if n and (held.labels.min() < 0 or held.labels.max() >= len(held.names) or held.counts.min() < 1):
+        raise file.corrupt()
+    held.owners = slots[np.argsort(held.places[slots])].tolist()
