@@ -187,7 +187,7 @@ def test_a_reason_for_each_and_every_good_image_in(ever: Everlearn, corpus: Path
         assert one["reason"]
     judged = ever("validate")
     listed = {one["sample"]: one for one in ever("data", "--status", "quarantined", "--limit", 1000)["samples"]}
-    from everlearn.collect.take import id_of
+    from everlearn.catalog.samples import id_of
 
     for name, (data, reasons) in bad.items():
         assert listed.pop(id_of(data), {"reason": None})["reason"] in reasons, name

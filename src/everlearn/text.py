@@ -1,7 +1,8 @@
-"""Plain text for people: aligned tables."""
+"""Plain text: aligned tables for people, and what JSON can say."""
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from typing import Any
 
@@ -25,3 +26,12 @@ def width(text: str) -> int:
     return sum(
         2 if unicodedata.east_asian_width(char) in "WF" else 0 if unicodedata.combining(char) else 1 for char in text
     )
+
+
+def finite(value: Any) -> Any:
+    """The value with None for each number that JSON has no word for (NaN, infinity)."""
+    if isinstance(value, dict):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from everlearn import faults
 from everlearn.augment.transforms import Transform, apply, chain, generator
 from everlearn.catalog import labels, samples
-from everlearn.catalog.samples import Sample
+from everlearn.catalog.samples import Sample, id_of
 from everlearn.catalog.tables import label_event, sample
 from everlearn.errors import BadConfig, Corrupt
 from everlearn.files import change
@@ -201,7 +201,7 @@ def _stored(
         if np.array_equal(pixels, original.pixels):
             continue
         data = encode(pixels)
-        id = hashlib.sha256(data).hexdigest()[: len(parent.id)]
+        id = id_of(data)
         key = f"{AUGMENTED}/{render_name(parent.label, parent.time, parent.camera, ext, id)}"
         workspace.store.put(key, io.BytesIO(data))
         faults.point("augment.stored")

@@ -6,6 +6,7 @@ Times are UTC without a zone, but `captured_at`, which is what the camera's cloc
 
 from __future__ import annotations
 
+import getpass
 from datetime import UTC, datetime
 
 from sqlalchemy import (
@@ -33,6 +34,14 @@ metadata = MetaData(
 def now() -> datetime:
     """The time as the catalog keeps it: UTC without a zone."""
     return datetime.now(UTC).replace(tzinfo=None)
+
+
+def who() -> str:
+    """The person at this machine, by the name that the system knows."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"
 
 
 def _sample_id(**options: object) -> Column[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from everlearn.catalog.tables import alias, deployment, evaluation, history, now, version
+from everlearn.catalog.tables import alias, deployment, evaluation, history, now, version, who
 from everlearn.errors import Missing
 
 CHAMPION = "champion"
@@ -126,7 +125,7 @@ def record(
     """Add a line to the history."""
     tx.execute(
         history.insert().values(
-            at=now(), action=action, version=name, previous=previous, reason=reason, forced=forced, who=_who(),
+            at=now(), action=action, version=name, previous=previous, reason=reason, forced=forced, who=who(),
             details=dict(details) if details else None,
         )
     )  # fmt: skip
@@ -173,10 +172,3 @@ def deployed(tx: Connection, name: str, path: str, evaluation_id: int | None) ->
 
 def deployments(tx: Connection) -> list[dict[str, Any]]:
     return [dict(row._mapping) for row in tx.execute(sa.select(deployment).order_by(deployment.c.id))]
-
-
-def _who() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        return "unknown"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from everlearn.errors import EverlearnError
+from everlearn.text import finite
 
 if TYPE_CHECKING:
     from everlearn.logs import RunLog
@@ -95,7 +95,7 @@ def as_json(values: dict[str, Any]) -> None:
     try:
         text = json.dumps(values, ensure_ascii=False, default=_plain, allow_nan=False)
     except ValueError:
-        text = json.dumps(_finite(values), ensure_ascii=False, default=_plain)
+        text = json.dumps(finite(values), ensure_ascii=False, default=_plain)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
@@ -109,14 +109,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat() + ("" if value.tzinfo else "Z")
     return value.tolist() if hasattr(value, "tolist") else str(value)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Bar:

@@ -6,7 +6,6 @@ kept of a sample that was found in several places does not depend on which place
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from everlearn import faults, image
 from everlearn.catalog import labels, samples, turns
-from everlearn.catalog.samples import Sample
+from everlearn.catalog.samples import Sample, id_of
 from everlearn.catalog.tables import now
 from everlearn.collect.moment import group_of, when_and_camera
 from everlearn.errors import BadInput, EverlearnError
@@ -72,11 +71,6 @@ def take(workspace: Workspace, name: str, source: Source, progress: Progress) ->
                 _take(workspace, name, read, result)
             task.advance(len(batch))
     return result
-
-
-def id_of(data: bytes) -> SampleId:
-    """The identity of content."""
-    return hashlib.sha256(data).hexdigest()[:32]
 
 
 def _accepted(items: Iterable[Found | Refused], result: Collected) -> Iterator[Found]:

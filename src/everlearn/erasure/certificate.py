@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from everlearn.catalog import samples, snapshots, turns, versions
+from everlearn.catalog.samples import id_of
 from everlearn.catalog.tables import answer, now, sample
-from everlearn.collect.take import id_of
 from everlearn.errors import BadInput, Corrupt, EverlearnError
 from everlearn.stages import teach
 from everlearn.workspace import EVALUATIONS, Workspace, read_json, write_whole

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from everlearn.catalog import labels, samples
+from everlearn.catalog.tables import who as this_person
 from everlearn.errors import BadInput
 from everlearn.files import change
 
@@ -21,7 +21,7 @@ def say(workspace: Workspace, id: str, label: str, who: str | None = None) -> Sa
     text = labels.cleaned(label, workspace.config)
     with change(workspace) as changed:
         one = _original(samples.get(changed.tx, id))
-        labels.say(changed.tx, [labels.Said(one.id, text, "person", who or _who())])
+        labels.say(changed.tx, [labels.Said(one.id, text, "person", who or this_person())])
         changed.refile([one.id])
     return one.id
 
@@ -62,10 +62,3 @@ def _original(one: Sample) -> Sample:
     if one.parent_id is not None:
         raise BadInput(f"{one.id} was augmented from {one.parent_id}.", "Label its parent; it follows.")
     return one
-
-
-def _who() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        return "unknown"

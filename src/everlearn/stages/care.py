@@ -12,8 +12,8 @@ import sqlalchemy as sa
 
 from everlearn.augment.make import PREVIEW
 from everlearn.catalog import answers, samples, snapshots, turns, versions
+from everlearn.catalog.samples import id_of
 from everlearn.catalog.tables import evaluation
-from everlearn.collect.take import id_of
 from everlearn.errors import EverlearnError
 from everlearn.stages.traces import FOUND
 from everlearn.store import LocalStore

@@ -119,8 +119,8 @@ def _record(
 ) -> dict[str, str]:
     """Keep answers, and their images, so that feedback can make samples of them. What was forgotten is not kept."""
     from everlearn.catalog import answers, turns
+    from everlearn.catalog.samples import id_of
     from everlearn.catalog.tables import now
-    from everlearn.collect.take import id_of
     from everlearn.naming import render_name
     from everlearn.workspace import COLLECTED
 

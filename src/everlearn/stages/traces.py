@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from everlearn.catalog import samples
+from everlearn.catalog.samples import id_of
 from everlearn.catalog.tables import evaluation, history, label_event, member, sample, setting, snapshot, turn
-from everlearn.collect.take import id_of
 from everlearn.workspace import PRIVATE, write_whole
 
 if TYPE_CHECKING:
