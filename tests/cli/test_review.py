@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from tests.cli.command import Everlearn, ever, picture
 
+from everlearn.cli.main import run
+
 __all__ = ["ever"]
 
 
@@ -52,6 +54,13 @@ def test_the_end_of_input_ends_the_review(ever: Everlearn, waiting: list[str]) -
     assert done.returncode == 0, done.stderr
     assert "Answered 1; 3 wait." in done.stdout
     assert ever("data", "--status", "labelled")["samples"][0]["label"] == "한국어"
+
+
+def test_an_empty_queue_says_so(ever: Everlearn, capsys: pytest.CaptureFixture[str]) -> None:
+    ever.init()
+    capsys.readouterr()
+    assert run(["-w", str(ever.workspace), "review"]) == 0
+    assert capsys.readouterr().out == "Nothing waits for a person.\n"
 
 
 def test_without_a_terminal_it_is_listed(ever: Everlearn, waiting: list[str]) -> None:

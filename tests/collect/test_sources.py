@@ -212,6 +212,8 @@ def test_permission_denied(tmp_path: Path) -> None:
     (tmp_path / "shut").chmod(0)
     try:
         assert collect(tmp_path)[1] == {"shut": "permission denied"}
+        with pytest.raises(BadInput, match="Permission denied"):
+            open_source(str(tmp_path / "shut"))
     finally:
         (tmp_path / "shut").chmod(0o700)
 

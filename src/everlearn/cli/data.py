@@ -74,8 +74,11 @@ def init(
 ) -> Answer:
     """Make a workspace. It is a folder with a commented everlearn.yaml, the catalog and the folder tree."""
     from everlearn.config import check
+    from everlearn.model.backbone import load_backbone
     from everlearn.workspace import Workspace
 
+    if not backbone.startswith("onnx:") or backbone == "onnx:":  # its file may come later, a name must be right now
+        load_backbone(backbone)
     given = {"task": task.value, "backbone": backbone, "catalog": catalog, "store": store}
     workspace = Workspace.create(folder, check(given, folder / "everlearn.yaml"), git=git)
     lines = [f"Made the workspace {workspace.root}.", f"Next: everlearn -w {folder} run PHOTOS --labels-from folder"]
@@ -204,6 +207,8 @@ def review(
     lines = [f"Answered {answered}; {queued} wait."] if answered else table(
         rows, ["sample", "why", "label", "rather", "file"]
     )  # fmt: skip
+    if not waiting:
+        lines = ["Nothing waits for a person."]
     items = [
         {"sample": o.id, "reason": o.queue_reason, "label": o.label, "suggestion": o.suspect, "urgency": o.urgency,
          "path": workspace.where(o.key)}
@@ -247,7 +252,8 @@ def augment(
     workspace = opened(context)
     with workspace.lock():
         result = stages.augment(workspace, context.obj, copies)
-    lines = [f"Wrote {result.augmented} augmented images.", f"Preview: {result.preview}"]
+    lines = [f"Wrote {result.augmented} augmented images."]
+    lines += [f"Preview: {result.preview}"] if result.preview else []
     return Answer({"augmented": result.augmented, "preview": result.preview}, lines)
 
 

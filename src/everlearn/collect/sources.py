@@ -52,7 +52,7 @@ def open_source(spec: str, options: SourceOptions | None = None) -> Source:
         raise BadInput(f"'{printable(spec)}' cannot be read: {error}.", "Name a file or a folder.") from error
     if is_table(path):
         return _Declared(RowsSource(spec, options), options)
-    by = options.labels_from or detect(path, options)
+    by = options.labels_from or _detected(spec, path, options)
     if by not in READERS:
         raise BadInput(f"labels_from is '{by}'.", f"Use one of {', '.join(LABELS_FROM)}.")
     return _Declared(READERS[by](spec, replace(options, labels_from=by)), options)
@@ -88,6 +88,13 @@ def detect(path: Path, options: SourceOptions) -> LabelsFrom:
     if first and second and _folders(first[0]) & _folders(second[0]):
         return "folder"
     return _by_pattern(options)
+
+
+def _detected(spec: str, path: Path, options: SourceOptions) -> LabelsFrom:
+    try:
+        return detect(path, options)
+    except PermissionError as error:  # a folder that may be seen, but not entered
+        raise BadInput(f"'{printable(spec)}' cannot be read: {error.strerror}.", "Give this user the right.") from error
 
 
 def _by_pattern(options: SourceOptions) -> LabelsFrom:

@@ -88,11 +88,12 @@ def nothing_new(workspace: Workspace) -> str:
     with workspace.catalog.read() as tx:
         if versions.newest(tx) is not None:
             return "Nothing has come in that the newest model does not know."
-        counts = samples.counts(tx)
+        counts, refusals = samples.counts(tx), samples.refusals(tx)
     if not sum(counts.values()):
         return "Nothing has come in yet."
-    return f"Nothing fit to learn from is labelled: {counts['queued']} wait for a label (everlearn review), " \
-           f"{counts['quarantined']} are in quarantine (everlearn data --status quarantined)."  # fmt: skip
+    reasons = ", ".join(f"{number} {reason}" for reason, number in refusals.items()) or "none"
+    return f"Nothing fit to learn from is labelled: {counts['queued']} wait for a label (everlearn review); in " \
+           f"quarantine: {reasons} (everlearn data --status quarantined; limits: validate in the settings)."  # fmt: skip
 
 
 def drop_memory(workspace: Workspace) -> None:

@@ -117,7 +117,7 @@ def export(
     written = registry.export(workspace, version, out)
     if sums:
         memory = _memory_of(workspace, version, progress)
-        path = out / version.key.rpartition("/")[2].replace(".onnx", ".sums")
+        path = out.absolute() / version.key.rpartition("/")[2].replace(".onnx", ".sums")
         memory.memory.save(path, {"version": version.name, "digest": version.memory_digest})
         written.append(path)
     return version, written
