@@ -93,7 +93,7 @@ def nothing_new(workspace: Workspace) -> str:
         return "Nothing has come in yet."
     reasons = ", ".join(f"{number} {reason}" for reason, number in refusals.items()) or "none"
     return f"Nothing fit to learn from is labelled: {counts['queued']} wait for a label (everlearn review); in " \
-           f"quarantine: {reasons} (everlearn data --status quarantined; limits: validate in the settings)."  # fmt: skip
+           f"quarantine: {reasons} (everlearn data --status quarantined; limits: setting validate)."  # fmt: skip
 
 
 def drop_memory(workspace: Workspace) -> None:
