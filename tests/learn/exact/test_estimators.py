@@ -246,6 +246,24 @@ def test_a_file_holds_it_all(made, tmp_path: Path):
         type(model).load(bad)
 
 
+def test_merging_two_kinds_changes_nothing():
+    x, y = some(20)
+    model = ExactClassifier().fit(x, y)
+    other = ExactClassifier(planes=1).partial_fit(x, y, classes=[7])
+    before = model.digest()
+    for wrong in (other, ExactClassifier().fit(x, y.astype(str)), ExactClassifier(folds=3).fit(x, y)):
+        with pytest.raises(BadInput):
+            model.merge(wrong)
+        assert model.digest() == before
+        np.testing.assert_array_equal(model.classes_, [0, 1, 2])
+    twice = model + model  # rows without names are counted
+    assert twice.samples_ == 40
+    assert twice.forget(x, y).digest() == before
+    empty = ExactClassifier()
+    assert (empty + model).digest() == (model + empty).digest() == before
+    assert not hasattr(empty, "_learned")
+
+
 def test_settings_that_cannot_be():
     x, y = some(10)
     for options in ({"scale": 0}, {"scale": [1, 2]}, {"planes": 5}, {"features": "x"}, {"alpha": -1}, {"keep": 2},
@@ -364,6 +382,7 @@ def test_corrections_are_the_full_solve(made, monkeypatch: pytest.MonkeyPatch):
     answers = (model.predict if isinstance(model, ExactRegressor) else model.decision_function)(x)
     assert model._learned.model.corrected.solution is solution
     assert len(model._learned.model.corrected.signs) == 40
+    assert pickle.loads(pickle.dumps(model))._learned.model is None  # it would take along what was forgotten
     model.settle()
     again = (model.predict if isinstance(model, ExactRegressor) else model.decision_function)(x)
     assert np.abs(answers - again).max() < 0.01 * np.abs(again).max()  # spreads have moved a little

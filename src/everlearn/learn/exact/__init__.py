@@ -4,4 +4,7 @@ memory = ExactMemory(basis_digest, dimensions)          memory.py    learn, forg
 memory.add(phi, labels, folds)                          sums.py      exact integer sums at float32 or int8 speed
 fitted = fit(memory, Cached(ids, phi, labels, folds))   fit.py       solve.py, calibrate.py
 fitted.head.probabilities(phi)                          head.py
+
+The estimators for any feature arrays (estimators.py, base.py) keep what learned.py holds: phi by encode.py, the rows in
+it by held.py, solved by centred.py, in one file by saved.py.
 """

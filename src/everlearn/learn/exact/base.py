@@ -35,7 +35,7 @@ class ExactBase(BaseEstimator):  # type: ignore[misc]
         scale: float | Sequence[float] | None = None,
         planes: int | str = "auto",
         dimensions: int = 1024,
-        width: float = 0.5,
+        width: float = 1.0,
         seed: int = 0,
         alpha: float | None = None,
         intercept: bool = True,
@@ -100,6 +100,7 @@ class ExactBase(BaseEstimator):  # type: ignore[misc]
             return self
         self._refuse_other(other)
         self._learned.merge(copy.deepcopy(other._learned) if other is self else other._learned)
+        self._adopt(other)
         self._after()
         return self
 
@@ -270,6 +271,9 @@ class ExactBase(BaseEstimator):  # type: ignore[misc]
 
     def _refuse_other(self, other: Self) -> None:
         """Raises BadArray for one that cannot be merged."""
+
+    def _adopt(self, other: Self) -> None:
+        """What a merged one knows beside its rows."""
 
     def _labels(self) -> dict[str, Any]:
         """For `save`."""

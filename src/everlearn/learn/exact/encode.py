@@ -44,6 +44,8 @@ def top(planes: int) -> int:
 
 def digits(values: NDArray[np.int64], planes: int) -> NDArray[np.int8]:
     """(N, D) integers within +-top(planes) -> (N, planes * D), the highest digits first."""
+    if planes == 1:
+        return values.astype(np.int8)
     found = []
     for _ in range(planes):
         low = np.mod(values + LIMIT, BASE) - LIMIT

@@ -131,6 +131,8 @@ class ExactClassifier(ClassifierMixin, ExactBase):  # type: ignore[misc]
     def _refuse_other(self, other: Self) -> None:
         if self._kind and other._kind and self._kind != other._kind:
             raise BadArray("labels of two types cannot be merged.", "Give all as texts, or all as numbers.")
+
+    def _adopt(self, other: Self) -> None:
         self._kind = self._kind or other._kind
         self._declared |= other._declared
 

@@ -139,6 +139,13 @@ class Learned:
         self._pending: list[tuple[Batch, float]] = []
         self._moved = 0  # rows changed since alpha was chosen
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: a model that is a correction is left out, since it still holds what was forgotten."""
+        state = dict(vars(self))
+        if self._pending or (self.model is not None and self.model.corrected.signs):
+            state |= {"model": None, "_pending": [], "_moved": 0}
+        return state
+
     def batch(
         self, x: NDArray[Any], y: Sequence[str] | Floats, ids: Sequence[str] | None, groups: Sequence[str] | None
     ) -> Batch:
