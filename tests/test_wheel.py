@@ -18,7 +18,7 @@ from tests import wheel
 from tests.wheel import File, good, learned, make, run, standing, turn, world, write
 
 from everlearn.dataset.build import side_of
-from everlearn.errors import Busy
+from everlearn.errors import BadConfig, Busy
 from everlearn.image import encode_png
 from everlearn.workspace import Workspace
 
@@ -297,3 +297,13 @@ def test_a_source_that_vanished(tmp_path: Path) -> None:
     done = turn(workspace.root, gone)
     assert done.code == 2 and str(gone) in done.values["error"]["message"]
     assert run(workspace.root, "run").code == 0
+
+
+def test_a_workspace_does_not_change_its_task(tmp_path):
+    """A regressor must not take the place of a classifier."""
+    workspace = make(tmp_path / "workspace")
+    turn(workspace.root, write(tmp_path / "photos", good()))
+    file = workspace.root / "everlearn.yaml"
+    file.write_text(file.read_text().replace("task: classify", "task: regress", 1))
+    with pytest.raises(BadConfig, match=r"task is regress.*made for classify"):
+        Workspace.open(workspace.root).catalog  # noqa: B018

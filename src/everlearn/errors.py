@@ -25,6 +25,12 @@ class BadInput(EverlearnError):
     code = "bad_input"
 
 
+class TooFew(BadInput):
+    """Nothing is wrong but the number of samples: more may come."""
+
+    code = "too_few"
+
+
 class BadConfig(EverlearnError):
     """everlearn.yaml or an environment variable says something that cannot be."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from everlearn import erasure, registry, stages
 from everlearn.catalog import turns
-from everlearn.errors import BadInput, Busy, StoreFault
+from everlearn.errors import Busy, StoreFault, TooFew
 from everlearn.turn import Turn
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def turn(
         version, done.learned = stages.learn(workspace, progress)
         done.model = version.name
         done.result = stages.evaluate(workspace, version.name, progress)
-    except BadInput as error:  # too few samples to learn from or to test on: more may come
+    except TooFew as error:  # to learn from or to test on: more may come
         return _end(workspace, done, "held", f"{error.message} {error.remedy}")
 
     decision = done.result.decision
@@ -58,6 +58,9 @@ def turn(
 def watch(workspace: Workspace, progress: Progress, most: int | None = None) -> Iterator[Turn]:
     """Turn whenever there is a reason: enough new files, the clock, or drift in recorded answers."""
     watcher, made = stages.Watcher(workspace), 0
+    settings, sources = workspace.config.watch, workspace.config.collect.sources
+    clock = f", every {settings.every_minutes:g} minutes" if settings.every_minutes else ""
+    progress.say(f"Watching {', '.join(sources) or 'no source (set collect.sources)'}{clock}; Ctrl-C ends it.")
     while most is None or made < most:
         try:
             reason = watcher.reason()

@@ -69,6 +69,8 @@ class Turn:
             if not gate["pass"]:
                 shown = "missing" if gate["value"] is None else f"{gate['value']:.4g}"
                 lines.append(f"  gate        {name} {shown}, target {gate['target']}: failed")
+        if self.decision == "held" and self.model:
+            lines.append(f"  next        more images, or: everlearn promote {self.model} --force --reason '…'")
         if v["report"]:
             lines.append(f"  report      {v['report']}")
         return lines

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from everlearn import config as configuration
 from everlearn.config import FILE_NAME, Config
-from everlearn.errors import BadInput, Busy, Corrupt, Missing, StoreFault
+from everlearn.errors import BadConfig, BadInput, Busy, Corrupt, Missing, StoreFault
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -103,7 +103,21 @@ class Workspace:
 
         database = Database(self._catalog_url())
         database.migrate()
+        self._check_task(database)
         return database
+
+    def _check_task(self, database: Database) -> None:
+        """A classifier and a regressor cannot take each other's place."""
+        from everlearn.catalog import versions
+
+        with database.read() as tx:
+            newest = versions.newest(tx)
+        made_for = newest.config.get("task") if newest else None
+        if made_for not in (None, self.config.task):
+            raise BadConfig(
+                f"task is {self.config.task}, but the models of {self.root} were made for {made_for}.",
+                "Set it back, or make another workspace: everlearn init",
+            )
 
     @cached_property
     def store(self) -> Store:

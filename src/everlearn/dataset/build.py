@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from everlearn.catalog import samples, snapshots
 from everlearn.catalog.tables import sample
 from everlearn.config import Dataset
-from everlearn.errors import BadInput
+from everlearn.errors import TooFew
 from everlearn.types import Member, Snapshot, Split
 
 if TYPE_CHECKING:
@@ -44,12 +44,12 @@ def fold_of(group: str, folds: int) -> int:
 def build(workspace: Workspace, scores: Mapping[str, Any] | None = None) -> Snapshot:
     """The snapshot of everything that is labelled now. The newest one is returned where nothing has changed.
 
-    Raises BadInput where nothing is labelled.
+    Raises TooFew where nothing is labelled.
     """
     with workspace.catalog.write() as tx:
         members = list(current(tx, workspace.config))
         if not members:
-            raise BadInput(
+            raise TooFew(
                 "No sample is labelled, so there is nothing to build.",
                 "Collect with --labels-from, or: everlearn label",
             )

@@ -23,7 +23,7 @@ from everlearn.augment.make import PREVIEW
 from everlearn.catalog import answers, labels, samples, snapshots, turns, versions
 from everlearn.catalog.tables import label_event, member, sample, version
 from everlearn.erasure.certificate import certify
-from everlearn.errors import BadInput, Missing
+from everlearn.errors import BadInput, Missing, TooFew
 from everlearn.files import change
 from everlearn.stages import care, data, prove, teach, traces
 from everlearn.stages.prove import OF_FILES
@@ -215,7 +215,7 @@ def _learn_without(
         notes.append(f"{entered.name} takes the place of {', '.join(journal['knowing'])}")
         try:
             prove.evaluate(workspace, entered.name, progress)
-        except BadInput as error:  # no test image remains; the champion is replaced all the same
+        except TooFew as error:  # no test image remains; the champion is replaced all the same
             notes.append(f"{entered.name} was not evaluated: {error.message}")
     if journal["champion"] in journal["knowing"]:
         with workspace.catalog.read() as tx:

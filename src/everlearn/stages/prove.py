@@ -12,7 +12,7 @@ import numpy as np
 from everlearn import faults, registry
 from everlearn.catalog import answers, samples, snapshots, turns, versions
 from everlearn.catalog.tables import now
-from everlearn.errors import BadInput, EverlearnError, Missing
+from everlearn.errors import EverlearnError, Missing, TooFew
 from everlearn.evaluate import compare as comparing
 from everlearn.evaluate import gates
 from everlearn.evaluate.forgetting import forgetting
@@ -154,7 +154,7 @@ def compare(workspace: Workspace, a: str, b: str, progress: Progress) -> Compari
 
 
 def test_side(workspace: Workspace) -> list[Member]:
-    """What models are tested on. Raises Missing without a snapshot, BadInput without a test image."""
+    """What models are tested on. Raises Missing without a snapshot, TooFew without a test image."""
     return _sides(workspace)[1]
 
 
@@ -165,7 +165,7 @@ def _sides(workspace: Workspace) -> tuple[Snapshot, list[Member]]:
             raise Missing("There is no snapshot to test on.", "Make one: everlearn dataset build")
         members = [one for one in snapshots.members(tx, snapshot.number) if one.split == "test" and one.parent is None]
     if not members:
-        raise BadInput(
+        raise TooFew(
             f"None of {snapshot.samples} samples fell on the test side.", "Collect more, or raise dataset.test."
         )
     return snapshot, members
@@ -256,6 +256,8 @@ def _history(
         try:
             model = answerer(workspace, one)
         except EverlearnError:  # a version whose files are gone tells nothing
+            continue
+        if model.features is None:  # of another basis: every image would have to go through its network again
             continue
         known = set(model.classes)
         asked = [member for member in test.members if member.label in known]

@@ -16,7 +16,7 @@ from everlearn import faults, registry
 from everlearn.catalog import samples, snapshots, versions
 from everlearn.catalog.tables import now
 from everlearn.dataset.build import build, current
-from everlearn.errors import BadInput
+from everlearn.errors import TooFew
 from everlearn.learn.exact.cached import Cached
 from everlearn.learn.exact.fit import AUTO_LABEL, Fitted, fit
 from everlearn.learn.live import FILE, Held, LiveMemory, Moved
@@ -127,7 +127,7 @@ def fitted(workspace: Workspace, memory: LiveMemory, progress: Progress) -> Fitt
 def learn(workspace: Workspace, progress: Progress, reason: str = "learned") -> tuple[Version, LearnReport]:
     """Teach what is new and register the result; where nothing is new, give the newest version back, with 0 samples.
 
-    Raises BadInput where nothing is labelled, or nothing stands on the learning side.
+    Raises TooFew where nothing is labelled, or nothing stands on the learning side.
     """
     began = time.monotonic()
     snapshot = build(workspace)
@@ -140,7 +140,7 @@ def learn(workspace: Workspace, progress: Progress, reason: str = "learned") -> 
     memory = live(workspace)
     moved = memory.bring_to(members, progress)
     if not memory.held:
-        raise BadInput(
+        raise TooFew(
             f"All {snapshot.samples} labelled samples fell on the test side.", "Collect more, or lower dataset.test."
         )
     found = fitted(workspace, memory, progress)
