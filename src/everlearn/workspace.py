@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +56,7 @@ PRIVATE = ".everlearn"
 SCRATCH = "scratch-"
 
 LOCK_SECONDS = 60.0
+PATIENCE_SECONDS = 1.0
 
 
 class Workspace:
@@ -64,6 +65,8 @@ class Workspace:
     def __init__(self, root: Path, config: Config) -> None:
         self.root = root
         self.config = config
+        self.say: Callable[[str], None] = lambda message: None
+        """Where a person is told that another process is being waited for."""
 
     @classmethod
     def create(cls, root: Path, config: Config, *, git: bool = False) -> Workspace:
@@ -157,14 +160,15 @@ class Workspace:
 
         holder = self.private("lock.holder")
         try:
-            held = self._lock.acquire(timeout=wait)
-        except Timeout:
             try:
-                who = holder.read_text(encoding="utf-8")
-            except OSError:
-                who = "another process"
+                held = self._lock.acquire(timeout=min(wait, PATIENCE_SECONDS))
+            except Timeout:
+                self.say(f"Waiting: {_read_or(holder, 'another process')} is working on {self.root}.")
+                held = self._lock.acquire(timeout=max(0, wait - PATIENCE_SECONDS))
+        except Timeout:
             raise Busy(
-                f"{who} is working on {self.root}.", f"Waited {wait:.0f} s; run again when it is done."
+                f"{_read_or(holder, 'another process')} is working on {self.root}.",
+                f"Waited {wait:.0f} s; run again when it is done.",
             ) from None
         except (OSError, NotImplementedError) as error:
             why = error.strerror if isinstance(error, OSError) else "its disk has no locks"
@@ -191,6 +195,13 @@ class Workspace:
         if url.startswith("sqlite:///"):
             return URL.create("sqlite", database=str(self.root / url.removeprefix("sqlite:///")))
         return url
+
+
+def _read_or(path: Path, otherwise: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return otherwise
 
 
 def _absolute(folder: Path | str) -> Path:

@@ -56,6 +56,7 @@ def opened(context: Context) -> Any:
     from everlearn.workspace import Workspace
 
     workspace = Workspace.open(context.obj.workspace)
+    workspace.say = context.obj.say
     if not context.command_path.endswith(LOOKS):
         context.obj.begin(workspace, (context.info_name or "command").replace(" ", "_"))
     return workspace
@@ -132,7 +133,7 @@ def validate(context: Context) -> Answer:
     lines += table([[reason, number] for reason, number in result.quarantined.items()], ["reason", "images"])
     lines += ["", *table([[n, "-" if v is None else f"{v:.3f}"] for n, v in result.scores.items()], ["score", "0-1"])]
     for name, ids in result.culprits.items():
-        if ids:
+        if ids and not result.gates.get(name, {"pass": True})["pass"]:
             lines.append(f"{name} is pulled down by: {' '.join(ids[:8])}")
     return Answer(result.to_json(), lines)
 
