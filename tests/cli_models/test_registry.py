@@ -200,3 +200,16 @@ def test_a_killed_deployment_leaves_the_old_model_or_the_new_one(
         "v1.0",
         "v1.1",
     ]
+
+
+def test_going_back_names_the_places_that_hold_another_version(
+    taught: Everlearn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taught("deploy", "--to", tmp_path / "door")
+    capsys.readouterr()
+    assert run(["-w", str(taught.workspace), "rollback"]) == 0
+    assert f"{tmp_path / 'door' / 'model.onnx'} still holds v1.1: everlearn deploy" in capsys.readouterr().out
+    taught("deploy")
+    capsys.readouterr()
+    assert run(["-w", str(taught.workspace), "promote", "v1.0", "--force", "--reason", "it is right"]) == 0
+    assert "still holds" not in capsys.readouterr().out

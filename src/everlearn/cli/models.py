@@ -257,7 +257,7 @@ def promote(
     with workspace.lock():
         name = stages.registered(workspace, _one(model, option) or "newest").name
         version = registry.promote(workspace, name, force=force, reason=reason)
-    return Answer({"champion": version.name}, [f"{version.name} is the champion."])
+    return Answer({"champion": version.name}, [f"{version.name} is the champion.", *_stale(workspace, version.name)])
 
 
 def rollback(
@@ -269,7 +269,9 @@ def rollback(
     workspace = opened(context)
     with workspace.lock():
         version = registry.rollback(workspace, reason)
-    return Answer({"champion": version.name}, [f"{version.name} is the champion again."])
+    return Answer(
+        {"champion": version.name}, [f"{version.name} is the champion again.", *_stale(workspace, version.name)]
+    )
 
 
 def history(
@@ -315,6 +317,15 @@ def _event(line: dict[str, Any]) -> list[str]:
     forced = " (forced)" if line["forced"] else ""
     when = line["at"].isoformat(" ", "seconds")
     return [when, line["action"] + forced, line["version"], line["previous"] or "", line["reason"]]
+
+
+def _stale(workspace: Any, name: str) -> list[str]:
+    """A line for each place that another version was last deployed to."""
+    from everlearn.catalog import versions
+
+    with workspace.catalog.read() as tx:
+        there = {row["path"]: row["version"] for row in versions.deployments(tx)}
+    return [f"{path} still holds {old}: everlearn deploy" for path, old in sorted(there.items()) if old != name]
 
 
 def _champion(workspace: Any) -> str | None:
