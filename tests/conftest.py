@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+
+os.environ.setdefault("SCIPY_ARRAY_API", "1")  # before scipy: else scikit-learn's array checks skip themselves
+
 import uuid
 from collections.abc import Iterator
 from pathlib import Path

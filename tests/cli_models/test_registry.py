@@ -105,10 +105,12 @@ def test_history_tells_which_model_was_in_production_and_why(taught: Everlearn) 
     assert taught.error("history", "--at", "yesterday")["code"] == "bad_input"
 
 
-def _plain_answers(path: Path, images: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """As a user's program would: onnxruntime and the file's own metadata."""
+def _plain_answers(path: Path, number: int) -> tuple[list[str], np.ndarray]:
+    """Classes, and answers for so many black images, as a user's program gets them: onnxruntime and the file alone."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     facts = session.get_modelmeta().custom_metadata_map
+    side = int(facts["everlearn.input_size"])
+    images = np.zeros((number, side, side, 3), np.uint8)
     return json.loads(facts["everlearn.classes"]), session.run(None, {session.get_inputs()[0].name: images})[0]
 
 
@@ -118,7 +120,7 @@ def test_deployed_files_are_whole_recorded_and_work_alone(taught: Everlearn, tmp
     assert done["champion"] == "v1.1"
     model = tmp_path / "door/model.onnx"
     assert done["path"] == str(model)
-    classes, answers = _plain_answers(model, np.zeros((3, 64, 64, 3), np.uint8))
+    classes, answers = _plain_answers(model, 3)
     assert classes == ["1", "4", "7", "8", "9"]
     np.testing.assert_allclose(answers.sum(axis=1), 1, atol=1e-5)
     card = json.loads((tmp_path / "door/model.json").read_text())
@@ -130,7 +132,7 @@ def test_deployed_files_are_whole_recorded_and_work_alone(taught: Everlearn, tmp
     new = model.read_bytes()
     taught("rollback")
     assert taught("deploy")["path"] == str(model)  # where it was last, wherever this is called from
-    assert _plain_answers(model, np.zeros((1, 64, 64, 3), np.uint8))[0] == ["1", "4", "7"]
+    assert _plain_answers(model, 1)[0] == ["1", "4", "7"]
     assert model.read_bytes() != new
     assert [line["version"] for line in taught("history")["history"] if line["action"] == "deployed"] == [
         "v1.1",
@@ -192,9 +194,9 @@ def test_a_killed_deployment_leaves_the_old_model_or_the_new_one(
     killed = subprocess.run(command, env={**os.environ, "EVERLEARN_FAULT": point}, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert (model.read_bytes() != old) is switched
-    assert _plain_answers(model, np.zeros((1, 64, 64, 3), np.uint8))[0] == list("14789" if switched else "147")
+    assert _plain_answers(model, 1)[0] == list("14789" if switched else "147")
     done = taught("deploy")
-    assert _plain_answers(model, np.zeros((1, 64, 64, 3), np.uint8))[0] == list("14789")
+    assert _plain_answers(model, 1)[0] == list("14789")
     assert json.loads(Path(done["card"]).read_text())["name"] == "v1.1"
     assert [line["version"] for line in taught("history")["history"] if line["action"] == "deployed"] == [
         "v1.0",
