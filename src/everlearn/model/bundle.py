@@ -197,15 +197,16 @@ class OnnxModel:
 
     def predict(self, images: Sequence[Image]) -> list[Prediction]:
         """The most probable classes of each image, at most ten; or its value."""
-        return [self._prediction(row) for row in self.table(images)]
+        return [prediction(row, self.classes) for row in self.table(images)]
 
-    def _prediction(self, row: NDArray[np.float32]) -> Prediction:
-        if not self.classes:
-            return Prediction(None, 1.0, {}, float(row[0]))
-        best = np.argsort(-row, kind="stable")[:MOST_NAMED]
-        return Prediction(
-            self.classes[best[0]], float(row[best[0]]), {self.classes[column]: float(row[column]) for column in best}
-        )
+
+def prediction(row: NDArray[np.floating], classes: Sequence[str]) -> Prediction:
+    """One row of an answer table in words: the most probable classes, or for regression (no classes) the value."""
+    if not classes:
+        return Prediction(None, 1.0, {}, float(row[0]))
+    best = np.argsort(-row, kind="stable")[:MOST_NAMED]
+    scores = {classes[column]: float(row[column]) for column in best}
+    return Prediction(classes[best[0]], float(row[best[0]]), scores)
 
 
 def _read(path: Path) -> bytes:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from everlearn.workspace import Workspace
 
 BATCH = 256
-MOST_NAMED = 10  # classes in an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +99,8 @@ class Answerer:
         return np.concatenate(parts) if parts else np.zeros((0, max(1, len(self.classes))), np.float32)
 
     def predictions(self, ids: Sequence[SampleId], progress: Progress) -> list[Prediction]:
+        from everlearn.model.bundle import prediction
+
         return [prediction(row, self.classes) for row in self.table(ids, progress)]
 
     def _parts(self, ids: Sequence[SampleId], progress: Progress) -> Any:
@@ -116,15 +117,6 @@ class Answerer:
                 part = ids[start : start + BATCH]
                 yield model.table(images(self.workspace, part, lambda one: model.prepare([one])[0]))
                 task.advance(len(part))
-
-
-def prediction(row: NDArray[np.floating], classes: Sequence[str], most: int = MOST_NAMED) -> Prediction:
-    """One row of an answer table, in words."""
-    if not classes:
-        return Prediction(None, 1.0, {}, float(row[0]))
-    best = np.argsort(-row, kind="stable")[:most]
-    scores = {classes[column]: float(row[column]) for column in best}
-    return Prediction(classes[best[0]], float(row[best[0]]), scores)
 
 
 def answerer(workspace: Workspace, model: Named | Version) -> Answerer:
