@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from everlearn.config import Config
     from everlearn.learn.exact.estimators import ExactClassifier, ExactRegressor
     from everlearn.learn.exact.memory import ExactMemory
+    from everlearn.learn.stream import learn_stream
     from everlearn.workspace import Workspace
 
-__all__ = ["Config", "ExactClassifier", "ExactMemory", "ExactRegressor", "Workspace", "__version__"]
+__all__ = ["Config", "ExactClassifier", "ExactMemory", "ExactRegressor", "Workspace", "__version__", "learn_stream"]
 
 _WHERE = {
     "Config": "everlearn.config",
@@ -21,6 +22,7 @@ _WHERE = {
     "ExactMemory": "everlearn.learn.exact.memory",
     "ExactRegressor": "everlearn.learn.exact.estimators",
     "Workspace": "everlearn.workspace",
+    "learn_stream": "everlearn.learn.stream",
 }
 
 
