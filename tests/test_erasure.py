@@ -14,13 +14,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from tests import wheel
-from tests.wheel import File, good, learned, make, members, run, standing, turn, world, write
 
 from everlearn.catalog import snapshots, versions
 from everlearn.image import decode, encode_jpeg, encode_png
 from everlearn.learn.exact.memory import ExactMemory
 from everlearn.workspace import Workspace
+from tests import wheel
+from tests.wheel import File, good, learned, make, members, run, standing, turn, world, write
 
 KIM = "Kim Min-su"
 """A name that nothing else has."""
@@ -214,6 +214,18 @@ def test_what_is_chosen_goes_and_the_rest_stays(tmp_path: Path, how: str) -> Non
     assert selected(workspace.root, *words[how]) == {one.id for one in chosen}
     assert standing(workspace).keys() == {one.id for one in rest}
     wheel.assert_in_step(workspace)
+
+
+def test_a_source_goes_with_all_that_was_seen_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images that two folders hold came from both, whichever was collected first; a name alike is another folder."""
+    workspace = make(tmp_path / "workspace")
+    first, both, other = good(each=4)[:8], kims(3), good(each=6)[12:]
+    write(tmp_path / "first", [*first, *both]), write(tmp_path / "new", both), write(tmp_path / "new_too", other)
+    for name in ("first", "new", "new_too"):
+        run(workspace.root, "collect", tmp_path / name, "--labels-from", "folder")
+    monkeypatch.chdir(tmp_path)
+    assert selected(workspace.root, "--source", "new") == {one.id for one in both}
+    assert standing(workspace).keys() == {one.id for one in [*first, *other]}
 
 
 def test_forgetting_without_a_model(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from tests.catalog.rows import row
 
 from everlearn.catalog import labels, samples
 from everlearn.catalog.samples import Sample
@@ -24,6 +23,7 @@ from everlearn.stages import care
 from everlearn.stages.care import DATA
 from everlearn.types import SILENT
 from everlearn.workspace import Workspace
+from tests.catalog.rows import row
 
 ROOT = Path(__file__).resolve().parent.parent
 

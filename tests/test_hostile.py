@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image as Pillow
+
 from tests.cli.command import Everlearn, ever, picture, pixels
 
 __all__ = ["ever"]

@@ -11,11 +11,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from tests.child import KILLED, everlearn, read_only, start
-from tests.cli.command import Everlearn, folders, picture, pixels
 
 from everlearn.catalog import samples
 from everlearn.workspace import Workspace
+from tests.child import KILLED, everlearn, read_only, start
+from tests.cli.command import Everlearn, folders, picture, pixels
 
 SETTINGS = "learn: {dimensions: 32}\nvalidate: {hold_suspects: false}\n"
 DATA = ("collected", "validated", "quarantined", "augmented")

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests import wheel
-from tests.child import KILLED, everlearn, start
-from tests.wheel import File, good, learned, make, members, run, standing, turn, world, write
 
 from everlearn.image import decode, encode_jpeg
 from everlearn.workspace import Workspace
+from tests import wheel
+from tests.child import KILLED, everlearn, start
+from tests.wheel import File, good, learned, make, members, run, standing, turn, world, write
 
 KIM = "kim"
 SETTINGS = {"label": {"precision": 0.5}}  # so low that few images are enough for a promise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import sqlalchemy
+
 from tests.servers import S3Server
 
 

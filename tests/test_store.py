@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.servers import S3Server
 
 from everlearn.errors import BadConfig, BadInput, EverlearnError, Missing, StoreFault
 from everlearn.store import UNFINISHED, LocalStore, S3Store, check_key, open_store
 from everlearn.testing import check_store
+from tests.servers import S3Server
 
 BUCKET = "stores"
 

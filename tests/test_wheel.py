@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests import wheel
-from tests.wheel import File, good, learned, make, run, standing, turn, world, write
 
 from everlearn.dataset.build import side_of
 from everlearn.errors import BadConfig, Busy
 from everlearn.image import encode_png
 from everlearn.workspace import Workspace
+from tests import wheel
+from tests.wheel import File, good, learned, make, run, standing, turn, world, write
 
 
 @pytest.fixture(scope="module")

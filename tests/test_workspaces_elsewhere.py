@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from tests.cli_models.conftest import Everlearn, digits
 from tests.servers import S3Server
 

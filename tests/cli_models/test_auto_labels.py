@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 from scipy.stats import binom
-from tests.cli_models.conftest import Everlearn, digits, scans
 
 from everlearn.learn.exact.cached import Cached
 from everlearn.learn.exact.fit import AUTO_LABEL, fit
 from everlearn.learn.exact.memory import ExactMemory
 from everlearn.model.backbone import load_backbone
 from everlearn.model.basis import Basis
+from tests.cli_models.conftest import Everlearn, digits, scans
 
 TARGET, SPLITS = 0.95, 20
 

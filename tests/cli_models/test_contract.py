@@ -8,9 +8,9 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from tests.cli_models.conftest import Everlearn, digits
 
 from everlearn.cli.main import run
+from tests.cli_models.conftest import Everlearn, digits
 
 RUN = {"turn", "collected", "validated", "model", "gates", "decision", "reason", "memory_digest", "accuracy",
        "forgetting", "scores", "quarantined", "labelled", "queued", "samples", "report"}  # fmt: skip

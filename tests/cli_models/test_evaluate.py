@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+
 from tests.cli_models.conftest import SETTINGS, Everlearn, digits
 
 Make = Callable[..., Everlearn]

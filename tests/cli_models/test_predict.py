@@ -8,9 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from tests.cli_models.conftest import Everlearn, digits, scans, write
 
 from everlearn.cli.main import run
+from tests.cli_models.conftest import Everlearn, digits, scans, write
 
 
 def _bundle(ever: Everlearn, version: str) -> Path:

@@ -15,10 +15,10 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import onnxruntime
 import pytest
-from tests.cli_models.conftest import Everlearn
-from tests.servers import S3Server
 
 from everlearn.cli.main import run
+from tests.cli_models.conftest import Everlearn
+from tests.servers import S3Server
 
 
 def test_a_list_can_be_searched(taught: Everlearn) -> None:

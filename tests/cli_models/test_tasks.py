@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
+
 from tests.cli_models.conftest import SETTINGS, Everlearn, scans
 
 Make = Callable[..., Everlearn]

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.cli_models.conftest import SETTINGS, Everlearn, digits, scans, write
 
 from everlearn import stages
 from everlearn.catalog import answers
 from everlearn.catalog.tables import now
 from everlearn.workspace import Workspace
+from tests.cli_models.conftest import SETTINGS, Everlearn, digits, scans, write
 
 Make = Callable[..., Everlearn]
 

@@ -21,10 +21,11 @@ import sqlalchemy as sa
 from everlearn import faults, registry
 from everlearn.augment.make import PREVIEW
 from everlearn.catalog import answers, labels, samples, snapshots, turns, versions
-from everlearn.catalog.tables import label_event, member, sample, version
+from everlearn.catalog.tables import label_event, member, sample, sighting, version
 from everlearn.erasure.certificate import certify
 from everlearn.errors import BadInput, Missing, TooFew
 from everlearn.files import change
+from everlearn.naming import denial
 from everlearn.stages import care, data, prove, teach, traces
 from everlearn.stages.prove import OF_FILES
 from everlearn.types import SILENT
@@ -127,15 +128,17 @@ def _matching(workspace: Workspace, chosen: Selection) -> list[SampleId]:
         where: list[sa.ColumnElement[bool]] = [sa.true()]
         if chosen.label is not None:
             label = labels.cleaned(chosen.label, workspace.config)
+            names = (label, denial(label))  # what is only known not to be it is held, and named, on its account
             said = sa.select(label_event.c.sample_id).where(
-                label_event.c.label == label, sa.not_(label_event.c.revoked)
+                label_event.c.label.in_(names), sa.not_(label_event.c.revoked)
             )
-            where.append(sa.or_(sample.c.label == label, sample.c.id.in_(said)))
+            where.append(sa.or_(sample.c.label.in_(names), sample.c.id.in_(said)))
         if chosen.samples:
             where.append(sample.c.id.in_([samples.get(tx, id).id for id in chosen.samples]))
-        for column, value in ((sample.c.camera, chosen.camera), (sample.c.source, chosen.source)):
-            if value is not None:
-                where.append(column == value)
+        if chosen.camera is not None:
+            where.append(sample.c.camera == chosen.camera)
+        if chosen.source is not None:
+            where.append(_came_from(chosen.source))
         time = sa.func.coalesce(sample.c.captured_at, sample.c.collected_at)
         if chosen.since is not None:
             where.append(time >= chosen.since)
@@ -145,6 +148,15 @@ def _matching(workspace: Workspace, chosen: Selection) -> list[SampleId]:
         for chunk in samples.chunks(found):
             found |= {row.id for row in tx.execute(sa.select(sample.c.id).where(sample.c.parent_id.in_(chunk)))}
     return sorted(found)
+
+
+def _came_from(source: str) -> sa.ColumnElement[bool]:
+    """Samples that were taken in from a source of this name, or seen in it later: the same bytes are kept once."""
+    place = source if "://" in source else str(Path(source).expanduser().absolute())
+    below = sighting.c.uri == place
+    for mark in "/#":  # what lies in the folder; a frame of the video, a row of the table
+        below = sa.or_(below, sighting.c.uri.startswith(place.rstrip("/") + mark, autoescape=True))
+    return sa.or_(sample.c.source == source, sample.c.id.in_(sa.select(sighting.c.sample_id).where(below)))
 
 
 def _named(chosen: Selection) -> list[str]:
