@@ -105,7 +105,7 @@ class Held:
                 seen[key] = content
                 fresh.append(row)
             elif known != content:
-                raise BadArray(f"row {row}: id {_shown(key)} is held with other content.", "Forget it first.")
+                raise BadArray(f"row {row}: id {shown(key)} is held with other content.", "Forget it first.")
         return rows.take(fresh)
 
     def add(self, rows: Batch) -> None:
@@ -137,11 +137,27 @@ class Held:
             wanted[key] += 1
             slot = self.slots.get(key)
             if slot is None or wanted[key] > self.counts[slot]:
-                what = f"id {_shown(key)}" if rows.by_id else "this row with this label"
+                what = f"id {shown(key)}" if rows.by_id else "this row with this label"
                 remedy = "Give only rows that were learned, and the ids or groups they were learned with."
                 raise BadArray(f"row {row}: {what} is not held.", remedy)
-            if rows.by_id and self.contents[slot].tobytes() != self._content(rows, row):
-                raise BadArray(f"row {row}: id {_shown(key)} is held with other content.", "Give the row as learned.")
+            if rows.by_id and not self.is_same(rows, row):
+                raise BadArray(f"row {row}: id {shown(key)} is held with other content.", "Give the row as learned.")
+
+    def is_same(self, rows: Batch, row: int, label: str | None = None) -> bool:
+        """Whether what is held by this row's id has its features, its fold and its label, or the one given."""
+        known = self.contents[self.slots[rows.keys[row]]].tobytes()
+        label = rows.labels[row] if label is None else label
+        return known == _digest(rows.phi[row].tobytes(), label, int(rows.folds[row]))
+
+    def has(self, id: str) -> bool:
+        return _id_key(id) in self.slots
+
+    def times(self, key: Key) -> int:
+        """How often a row is held."""
+        return int(self.counts[self.slots[key]]) if key in self.slots else 0
+
+    def label(self, key: Key) -> str:
+        return self.names[self.labels[self.slots[key]]]
 
     def find(self, ids: Sequence[str]) -> Batch:
         """The rows of these ids. Raises BadArray naming the first that is not held or whose phi was not kept."""
@@ -150,10 +166,10 @@ class Held:
         for row, key in enumerate(keys):
             slot = self.slots.get(key)
             if slot is None or key in seen:
-                raise BadArray(f"row {row}: id {_shown(key)} is not held.", "Give each id that was learned once.")
+                raise BadArray(f"row {row}: id {shown(key)} is not held.", "Give each id that was learned once.")
             if self.places[slot] < 0:
                 remedy = "Give its X and y too, or learn with keep=1."
-                raise BadArray(f"row {row}: the features of id {_shown(key)} are not kept.", remedy)
+                raise BadArray(f"row {row}: the features of id {shown(key)} are not kept.", remedy)
             slots.append(slot)
             seen.add(key)
         at = np.array(slots, np.intp)
@@ -243,7 +259,8 @@ class Held:
         return _digest(rows.phi[row].tobytes(), rows.labels[row], int(rows.folds[row]))
 
 
-def _shown(key: Key) -> str:
+def shown(key: Key) -> str:
+    """An id as it was given."""
     return repr(key[1:].decode("utf-8", "replace"))
 
 

@@ -7,6 +7,7 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def save(path: Path, name: str, params: Mapping[str, Any], about: Mapping[str, A
     held = learned.held
     n, kept = len(held), len(held.owners)
     header = {
-        "format": _FORMAT, "estimator": name, "params": json.loads(json.dumps(dict(params), default=np.ndarray.tolist)),
+        "format": _FORMAT, "estimator": name, "params": plain(params),
         "about": about, "names": held.names, "rows": n, "kept": kept, "keys": sum(map(len, held.keys)),
     }  # fmt: skip
 
@@ -40,20 +41,58 @@ def save(path: Path, name: str, params: Mapping[str, Any], about: Mapping[str, A
         yield held.contents[:n].view(np.int8)
         yield held.phi[:kept]
 
-    temporary = None
+    with packing(path) as folder:
+        learned.memory.save(folder / _MEMORY)
+        storage.write(folder / _ROWS, header, arrays())
+
+
+@contextmanager
+def packing(path: Path) -> Iterator[Path]:
+    """A folder whose files become one archive at `path`, whole or not at all. Raises StoreFault."""
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            learned.memory.save(Path(folder) / _MEMORY)
-            storage.write(Path(folder) / _ROWS, header, arrays())
-            temporary = Path(folder) / "whole"
+            yield Path(folder)
+            parts = sorted(Path(folder).iterdir())
+            temporary = Path(folder) / ".whole"
             with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as packed:
-                for part in (_MEMORY, _ROWS):
-                    packed.write(Path(folder) / part, part)
+                for part in parts:
+                    packed.write(part, part.name)
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
     except OSError as error:
         raise StoreFault(f"{path} cannot be written: {error.strerror or error}.", "Free the disk.") from None
+
+
+@contextmanager
+def unpacking(path: Path, name: str) -> Iterator[Callable[[str], Path]]:
+    """What takes one file out of such an archive, of an estimator of this name.
+
+    Raises Missing where there is no archive, Corrupt where anything inside goes wrong with it.
+    """
+    damaged = Corrupt(f"{path} is damaged, or is no {name}.", "Take a copy of it, or learn again.")
+    try:
+        with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as packed:
+
+            def take(part: str) -> Path:
+                if packed.getinfo(part).compress_type != zipfile.ZIP_STORED:
+                    raise damaged  # never written so: a bomb
+                return Path(packed.extract(part, folder))
+
+            yield take
+    except FileNotFoundError:
+        raise Missing(f"{path} is not there.", "Save an estimator first.") from None
+    except (Corrupt, StoreFault, Missing):
+        raise damaged from None
+    except OSError as error:
+        raise StoreFault(f"{path} cannot be read: {error.strerror or error}.", "Check the disk.") from None
+    except (ValueError, KeyError, TypeError, IndexError, EOFError, MemoryError, zipfile.BadZipFile, EverlearnError):
+        raise damaged from None
+
+
+def plain(values: Mapping[str, Any]) -> Any:
+    """As JSON gives it back: arrays are lists."""
+    return json.loads(json.dumps(dict(values), default=np.ndarray.tolist))
 
 
 def load(
@@ -63,38 +102,21 @@ def load(
 
     Raises Missing where there is no file, Corrupt where it is not what was written.
     """
-    damaged = Corrupt(f"{path} is damaged, or is no {name}.", "Take a copy of it, or learn again.")
-    try:
-        with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as packed:
-            for part in (_MEMORY, _ROWS):
-                if packed.getinfo(part).compress_type != zipfile.ZIP_STORED:
-                    raise damaged  # never written so: a bomb
-                packed.extract(part, folder)
-            memory, _ = ExactMemory.load(Path(folder) / _MEMORY)
-            with storage.read(Path(folder) / _ROWS) as file:
-                header = file.header
-                if header["format"] != _FORMAT or header["estimator"] != name:
-                    raise damaged
-                learned = make(header["params"], header["about"]["inputs"])
-                _fill(learned, file)
-        found, wanted = memory, learned.memory
-        if (found.basis_digest, found.dimensions, found.folds) != (
-            wanted.basis_digest,
-            wanted.dimensions,
-            wanted.folds,
-        ):
-            raise damaged
+    with unpacking(path, name) as take:
+        memory, _ = ExactMemory.load(take(_MEMORY))
+        with storage.read(take(_ROWS)) as file:
+            header = file.header
+            if header["format"] != _FORMAT or header["estimator"] != name:
+                raise file.corrupt()
+            learned = make(header["params"], header["about"]["inputs"])
+            _fill(learned, file)
+        wanted = learned.memory
+        same = (memory.basis_digest, memory.dimensions, memory.folds)
+        if same != (wanted.basis_digest, wanted.dimensions, wanted.folds):
+            raise file.corrupt()
         learned.memory = memory
         if int(learned.held.counts.sum()) != memory.samples:
-            raise damaged
-    except FileNotFoundError:
-        raise Missing(f"{path} is not there.", "Save an estimator first.") from None
-    except (Corrupt, StoreFault, Missing):
-        raise damaged from None
-    except OSError as error:
-        raise StoreFault(f"{path} cannot be read: {error.strerror or error}.", "Check the disk.") from None
-    except (ValueError, KeyError, TypeError, IndexError, EOFError, MemoryError, zipfile.BadZipFile, EverlearnError):
-        raise damaged from None
+            raise file.corrupt()
     return header["params"], header["about"], learned
 
 
