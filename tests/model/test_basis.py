@@ -1,6 +1,8 @@
 """phi is a pure function of the pixels: bits do not depend on neighbours, batches or threads."""
 
+import copy
 import hashlib
+import pickle
 
 import numpy as np
 import pytest
@@ -54,6 +56,14 @@ def test_any_size(basis, shape):
     assert phi.dtype == np.int8
     assert phi.min() >= -127
     assert (phi[:, -1] == 127).all()
+
+
+def test_a_copy_is_the_same_and_runs(basis):
+    images = [picture(30, 30)]
+    phi = basis.phi(images)
+    for one in (pickle.loads(pickle.dumps(basis)), copy.deepcopy(basis)):
+        assert one.digest == basis.digest
+        np.testing.assert_array_equal(one.phi(images), phi)
 
 
 def test_no_images(basis):

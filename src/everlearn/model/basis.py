@@ -44,6 +44,10 @@ class Basis:
         self.cosines = Cosines(backbone.dimensions, backbone.length, dimensions, width, seed)
         self.digest = hashlib.sha256(f"basis 1|{backbone.digest}|{self.cosines.digest()}".encode()).hexdigest()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the running sessions, which cannot be copied: a copy starts its own."""
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
     @property
     def input_size(self) -> int:
         """Side of the square that images are brought to, in pixels; 0 for rows of numbers."""
