@@ -156,6 +156,13 @@ class Learn(Section):
     )
     folds: int = Field(5, ge=2, le=20, description="Folds for choosing the regulariser and for honest confidence.")
     target: Target = Field(default_factory=Target, description="Range and step of `regress` targets.")
+    unknown: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Share of strangers that may be taken for a class, such as 0.01: whatever is no more like a class "
+        "than they are is answered `unknown`, and the label `unknown` is no class. Empty: each answer is a class.",
+    )
 
 
 class Gates(Section):
@@ -216,6 +223,12 @@ class Config(Section):
     gates: Gates = Field(default_factory=Gates)
     watch: Watch = Field(default_factory=Watch)
     log: Log = Field(default_factory=Log)
+
+    @model_validator(mode="after")
+    def _numbers_are_known(self) -> Config:
+        if self.task == "regress" and self.learn.unknown is not None:
+            raise ValueError(f"learn.unknown {self.learn.unknown} is for classes, and task regress has none")
+        return self
 
     @field_validator("catalog")
     @classmethod

@@ -25,6 +25,11 @@ LONGEST_LABEL = 120
 """Bytes an escaped label may take, so that the whole name stays below the 255 bytes that file systems allow."""
 LONGEST_SOURCE = 48
 
+UNKNOWN = "unknown"
+"""The answer "nobody and nothing that I know", where `learn.unknown` asks for it; there it is no class."""
+_NOT = " not "
+"""Begins the label of a negative. No class can be called so: a label that was cleaned has no blank before it."""
+
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
 _NO_UNDERSCORE = _PLAIN - {"_"}  # of source and suffix, so that a name is read from its right end without doubt
 _WINDOWS_DEVICES = frozenset(
@@ -58,6 +63,21 @@ def clean_label(text: str) -> str:
         shown = label.encode("unicode_escape", "backslashreplace").decode("ascii")
         raise BadInput(f"The label '{shown}' holds a line break, control character or undecodable byte.", "Rename it.")
     return label
+
+
+def denial(label: str) -> str:
+    """The label of a negative: of its image it is known only that it is not `label`."""
+    return _NOT + label
+
+
+def denied(label: str | None) -> str | None:
+    """What a negative is known not to be; None for the name of a class."""
+    return label[len(_NOT) :] if label is not None and label.startswith(_NOT) else None
+
+
+def is_class(label: str, open_set: bool = False) -> bool:
+    """Whether a label names a class: no denial, nor, in an open set, `unknown`."""
+    return not label.startswith(_NOT) and not (open_set and label == UNKNOWN)
 
 
 def is_unwritable(text: str) -> bool:

@@ -13,6 +13,7 @@ from everlearn.catalog import Database, labels, samples
 from everlearn.catalog.labels import Said
 from everlearn.config import Config, Learn, Target
 from everlearn.errors import BadInput
+from everlearn.naming import denial, denied
 
 ID = id_of(1)
 
@@ -46,6 +47,61 @@ def test_files_that_contradict_each_other_go_to_a_person(one: Database) -> None:
         assert [waiting.id for waiting in samples.queue(tx, 9)] == [ID]
     found = said(one, Said(ID, "cat", "person"))
     assert (found.label, found.status, found.queued, found.urgency) == ("cat", "labelled", False, 0.0)
+
+
+NOT_CAT = denial("cat")
+
+
+@pytest.mark.parametrize(
+    ("words", "label"),
+    [
+        (["folder cat", "feedback -cat"], NOT_CAT),  # a person contradicts the file, whichever came first
+        (["feedback -cat", "folder cat"], NOT_CAT),
+        (["auto cat", "person -cat"], NOT_CAT),
+        (["person cat", "feedback -cat"], NOT_CAT),  # or takes the word back
+        (["feedback -cat", "person cat"], "cat"),
+        (["feedback -cat", "person dog"], "dog"),  # a person says what it is: it is a negative no more
+        (["person dog", "feedback -cat"], "dog"),  # it is a dog, and no cat either
+        (["folder dog", "feedback -cat"], "dog"),
+        (["folder cat", "feedback -cat", "feedback -cow"], NOT_CAT),
+        (["feedback -cow", "feedback -cat"], NOT_CAT),  # nothing else is known: the latest
+        (["auto dog", "person -cat"], "dog"),
+    ],
+)
+def test_what_a_person_denies_is_a_negative_until_a_person_says_what_it_is(
+    one: Database, words: list[str], label: str
+) -> None:
+    def event(word: str) -> Said:
+        by, _, what = word.partition(" ")
+        return Said(ID, denial(what[1:]) if what[0] == "-" else what, by)  # type: ignore[arg-type]
+
+    found = said(one, *map(event, words))
+    assert (found.label, found.status) == (label, "labelled")
+    with one.read() as tx:
+        assert labels.negatives(tx, open_set=False) == (label == NOT_CAT)
+
+
+def test_a_denial_settles_no_contradiction_and_can_be_taken_back(one: Database) -> None:
+    found = said(one, Said(ID, "cat", "folder"), Said(ID, "dog", "csv"), Said(ID, NOT_CAT, "person"))
+    assert (found.label, found.queue_reason) == (None, "conflict")
+    with one.write() as tx:
+        labels.undo(tx, ID)
+        labels.undo(tx, ID)
+        assert labels.undo(tx, ID) is None
+        labels.say(tx, [Said(ID, NOT_CAT, "person")])
+        assert labels.undo(tx, ID) is None
+        assert samples.get(tx, ID).status == "validated"
+
+
+def test_a_label_is_no_denial_however_it_is_written(one: Database) -> None:
+    config = Config()
+    assert denied(labels.cleaned(" not cat", config)) is None
+    assert labels.denying(" cat ", config) == NOT_CAT
+    assert denied(NOT_CAT) == "cat"
+    with pytest.raises(BadInput, match="empty"):
+        labels.denying(" ", config)
+    with pytest.raises(BadInput, match="cannot be denied"):
+        labels.denying("3", Config(task="regress"))
 
 
 def test_undo_takes_words_back_one_by_one(one: Database) -> None:

@@ -3,6 +3,8 @@
 The events are kept; the sample's label is *settled* from them, whatever order they came in: a person's latest word
 holds over what the files said, which holds over what a model said. Files that contradict each other settle nothing:
 the sample goes to a person.
+
+A person may also say what a sample is *not*. Such a denial makes it a negative, until a person says what it is.
 """
 
 from __future__ import annotations
@@ -17,13 +19,14 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from everlearn.catalog import samples
-from everlearn.catalog.tables import label_event, now
+from everlearn.catalog.tables import label_event, now, sample
 from everlearn.config import Config
 from everlearn.errors import BadInput
-from everlearn.naming import clean_label
+from everlearn.naming import UNKNOWN, clean_label, denial, denied
 from everlearn.types import LabelBy, SampleId
 
 CONFLICT = "conflict"
+REPORTED = "reported"
 PEOPLE = ("person", "feedback")
 FILES = ("folder", "filename", "csv", "yolo", "coco", "voc", "option", "parent")
 
@@ -68,8 +71,32 @@ def cleaned(text: str, config: Config) -> str:
     return f"{exact.normalize():f}"
 
 
+def denying(label: str, config: Config) -> str:
+    """The label of a negative, "this is not LABEL", as it is kept. Raises BadInput."""
+    if config.task == "regress":
+        raise BadInput(f"A number cannot be denied: {label}.", "Give the right number as the label.")
+    return denial(clean_label(label))
+
+
 def settled(events: Sequence[Any]) -> Settled:
-    """What follows from a sample's unrevoked events, given in order of id."""
+    """What follows from a sample's unrevoked events, given in order of id.
+
+    A denial holds over what files and models said where it contradicts them, and over a person's word that it came
+    after; beside another label it says nothing new.
+    """
+    found = _affirmed([event for event in events if denied(event.label) is None or event.by not in PEOPLE])
+    for event in reversed(events):
+        if event.by not in PEOPLE:
+            continue
+        refused = denied(event.label)
+        if refused is None:
+            break  # a person said later what it is
+        if found.label == refused or (found.label is None and not found.conflict):
+            return Settled(event.label, event.by)
+    return found
+
+
+def _affirmed(events: Sequence[Any]) -> Settled:
     words = [event for event in events if event.by in PEOPLE]
     if words:
         return Settled(words[-1].label, words[-1].by)
@@ -130,10 +157,12 @@ def settle(tx: Connection, ids: Collection[SampleId]) -> None:
 
 
 def _queue(one: samples.Sample, result: Settled) -> dict[str, Any]:
-    """Contradictions go to the queue; what waits there waits on until its label changes or a person speaks."""
+    """Contradictions go to the queue; what waits there waits on until its label changes or a person speaks. A reported
+    mistake waits although it is learned as a negative: nobody has said yet what it is."""
     if result.conflict:
         return {"queued": True, "queue_reason": CONFLICT, "urgency": 2.0, "suspect": None}
-    if result.label == one.label and result.by not in PEOPLE and one.queue_reason != CONFLICT:
+    waits = result.by not in PEOPLE or (result.by == "feedback" and denied(result.label) is not None)
+    if result.label == one.label and waits and one.queue_reason != CONFLICT:
         return {name: getattr(one, name) for name in ("queued", "queue_reason", "urgency", "suspect")}
     return {"queued": False, "queue_reason": None, "urgency": 0.0, "suspect": None}
 
@@ -147,6 +176,17 @@ def events(tx: Connection, ids: Collection[SampleId], *, revoked: bool = False) 
             query = query.where(sa.not_(label_event.c.revoked))
         found.extend(tx.execute(query.order_by(label_event.c.id)))
     return found
+
+
+def is_denial() -> sa.ColumnElement[bool]:
+    """Condition on `sample`: it is a negative, of which it is known only what it is not."""
+    return sample.c.label.startswith(denial(""), autoescape=True)
+
+
+def negatives(tx: Connection, open_set: bool) -> int:
+    """How many samples are learned as negatives, or will be; in an open set also those of nobody known."""
+    of = sa.or_(is_denial(), sample.c.label == UNKNOWN) if open_set else is_denial()
+    return int(tx.execute(sa.select(sa.func.count()).select_from(sample).where(of)).scalar() or 0)
 
 
 def history(tx: Connection, id: SampleId) -> list[dict[str, Any]]:

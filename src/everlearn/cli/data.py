@@ -11,6 +11,7 @@ import typer
 
 from everlearn.cli.console import Answer, Console
 from everlearn.errors import BadInput
+from everlearn.naming import denied
 from everlearn.text import table
 from everlearn.types import STATUSES
 
@@ -156,6 +157,10 @@ def label(
     ] = False,
     undo: Annotated[str | None, typer.Option(metavar="ID", help="Take back the last word on a sample.")] = None,
     history: Annotated[str | None, typer.Option(metavar="ID", help="Who or what said which label, and when.")] = None,
+    is_not: Annotated[
+        str | None,
+        typer.Option("--not", metavar="LABEL", help="What the sample ID is not: it is learned as a negative."),
+    ] = None,
 ) -> Answer:
     """Label a sample, or all that the model is sure of. With --auto what it is not sure of waits for a person."""
     from everlearn import stages
@@ -170,7 +175,8 @@ def label(
                  "taken back" if e["revoked"] else ""] for e in said]  # fmt: skip
         return Answer({"history": said}, table(rows, ["time (UTC)", "by", "who", "label", ""]))
     if sum([auto, undo is not None, bool(words)]) != 1:
-        raise BadInput("Say one of: ID LABEL, --auto, --undo ID, --history ID.", "See: everlearn label --help")
+        raise BadInput("Say one of: ID LABEL, ID --not LABEL, --auto, --undo ID, --history ID.",
+                       "See: everlearn label --help")  # fmt: skip
     with workspace.lock():
         if auto:
             done = stages.label(workspace, context.obj)
@@ -181,6 +187,11 @@ def label(
             return Answer(
                 {"labelled": 0, "queued": _queued(workspace), "label": now}, [f"The label is now {now or '-'}."]
             )
+        if is_not is not None:
+            if words is None or len(words) != 1:
+                raise BadInput("--not takes one sample's id.", "Write: everlearn label ID --not LABEL")
+            person.deny(workspace, words[0], is_not)
+            return Answer({"labelled": 1, "queued": _queued(workspace)}, [f"{words[0]} is not {is_not}."])
         if words is None or len(words) != 2:
             raise BadInput(
                 "label takes a sample's id and a label.", "Quote a label with blanks: everlearn label ID 'a b'"
@@ -224,7 +235,7 @@ def _ask(workspace: Any, waiting: list[Any], console: Console) -> int:
     console.say("For each image: a label, Enter to keep what is suggested, s to skip, q to stop.")
     answered = 0
     for number, one in enumerate(waiting, 1):
-        proposal = one.suspect or one.label
+        proposal: str | None = one.suspect or (None if denied(one.label) else one.label)
         print(f"[{number}/{len(waiting)}] {workspace.where(one.key)}  ({one.queue_reason})", file=sys.stderr)
         print(f"  label{f' [{proposal}]' if proposal else ''}: ", end="", file=sys.stderr, flush=True)
         line = sys.stdin.readline()
@@ -235,7 +246,7 @@ def _ask(workspace: Any, waiting: list[Any], console: Console) -> int:
             continue
         try:
             with workspace.lock():
-                person.say(workspace, one.id, said or proposal)
+                person.say(workspace, one.id, said or proposal or "")
         except BadInput as error:  # a slip of the fingers: the image waits on
             console.say(f"  {error}")
             continue
@@ -263,8 +274,9 @@ def data(
     status: Annotated[str | None, typer.Option(help=f"Only these: {', '.join(STATUSES)}.")] = None,
     limit: Annotated[int, typer.Option(min=0, help="Samples listed.")] = 20,
 ) -> Answer:
-    """How many samples stand where, and which."""
-    from everlearn.catalog import samples
+    """How many samples stand where, and which. Negatives, which are known only by what they are not, count among them
+    and once more by themselves."""
+    from everlearn.catalog import labels, samples
     from everlearn.catalog.tables import sample
 
     if status is not None and status not in STATUSES:
@@ -273,9 +285,11 @@ def data(
     with workspace.catalog.read() as tx:
         counts = samples.counts(tx)
         reasons = samples.refusals(tx)
+        negatives = labels.negatives(tx, workspace.config.learn.unknown is not None)
         where = sample.c.status == status if status else None
         found = next(samples.batches(tx, where, size=limit), []) if limit and status else []
     lines = table([[name, number] for name, number in counts.items()], ["status", "samples"])
+    lines += [f"{negatives} of them are negatives."] if negatives else []
     rows = [[o.id, o.label or "-", o.camera, o.refusal or "", _value(o), workspace.where(o.key)] for o in found]
     if rows:
         lines += ["", *table(rows, ["sample", "label", "camera", "refused for", "measured", "file"])]
@@ -284,7 +298,7 @@ def data(
          "limit": o.refusal_limit, "path": workspace.where(o.key)}
         for o in found
     ]  # fmt: skip
-    return Answer({"counts": counts, "quarantined": reasons, "samples": listed}, lines)
+    return Answer({"counts": counts, "negatives": negatives, "quarantined": reasons, "samples": listed}, lines)
 
 
 def features(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from everlearn.catalog import samples, snapshots
+from everlearn.catalog import labels, samples, snapshots
 from everlearn.catalog.tables import sample
 from everlearn.config import Dataset
 from everlearn.errors import TooFew
@@ -58,8 +58,10 @@ def build(workspace: Workspace, scores: Mapping[str, Any] | None = None) -> Snap
 
 def current(tx: Connection, config: Config, *, suspects: bool = False) -> Iterator[Member]:
     """What a snapshot taken now would hold, in order of id. suspects: what suspect labels are judged on instead: labels
-    that are held wrong too, and no augmented copies, since which there are depends on what was held when."""
-    inside: sa.ColumnElement[bool] = sample.c.status.in_(("labelled", "learned"))
+    that are held wrong too, and no augmented copies, since which there are depends on what was held when. A reported
+    mistake is in as a negative while it waits for a person."""
+    reported = sa.and_(sample.c.status == "queued", sample.c.queue_reason == labels.REPORTED, labels.is_denial())
+    inside = sa.or_(sample.c.status.in_(("labelled", "learned")), reported)
     if suspects:
         held = sa.and_(sample.c.status == "queued", sample.c.queue_reason == SUSPECT)
         inside = sa.and_(sa.or_(inside, held), sample.c.parent_id.is_(None))

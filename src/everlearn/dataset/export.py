@@ -28,6 +28,7 @@ from everlearn.catalog import samples, snapshots
 from everlearn.dataset.balance import balanced
 from everlearn.dataset.layouts import LAYOUTS, Item, Layout
 from everlearn.errors import BadInput, Corrupt, Missing, StoreFault
+from everlearn.naming import is_class
 from everlearn.types import SPLITS, Member, Progress, Snapshot, Split
 from everlearn.workspace import FOLDERS, PRIVATE
 
@@ -63,6 +64,7 @@ class ExportReport:
 
 def export(workspace: Workspace, snapshot: Snapshot, out: Path, format: Format, progress: Progress) -> ExportReport:
     """Write the snapshot's files to the folder `out`, which is new, empty, or an export of ours, which is replaced.
+    Negatives stay out: in these layouts each would be a class.
 
     Raises BadInput on a folder that cannot be taken, an unknown format or rows of features asked for as images; Corrupt
     and Missing where a file is not what the catalog says; StoreFault; for `dvc` also NotInstalled.
@@ -154,7 +156,11 @@ def _write(workspace: Workspace, snapshot: Snapshot, folder: Path, format: str, 
 def _balance(workspace: Workspace, snapshot: Snapshot) -> Callable[[Item], dict[str, str]]:
     """What `dataset.balance` says of each file; it says something of the training side alone."""
     with workspace.catalog.read() as tx:
-        train = [(one.id, one.label) for one in snapshots.members(tx, snapshot.number) if one.split == "train"]
+        train = [
+            (one.id, one.label)
+            for one in snapshots.members(tx, snapshot.number)
+            if one.split == "train" and is_class(one.label)
+        ]
     found = balanced(workspace.config.dataset.balance, [id for id, _ in train], [label for _, label in train])
     times = Counter(found.ids)
 
@@ -172,16 +178,17 @@ def _outline(workspace: Workspace, snapshot: Snapshot) -> tuple[list[str], list[
     classes, sides, total = set(), set(), 0
     with workspace.catalog.read() as tx:
         for one in snapshots.members(tx, snapshot.number):
-            classes.add(one.label)
-            sides.add(one.split)
-            total += 1
+            if is_class(one.label):
+                classes.add(one.label)
+                sides.add(one.split)
+                total += 1
     return sorted(classes), [side for side in SPLITS if side in sides], total
 
 
 def _batches(workspace: Workspace, snapshot: Snapshot) -> Iterator[list[tuple[Item, Sample]]]:
     """Members with their rows, in order of id."""
     with workspace.catalog.read() as tx:
-        members = snapshots.members(tx, snapshot.number)
+        members = (one for one in snapshots.members(tx, snapshot.number) if is_class(one.label))
         while batch := [member for _, member in zip(range(_BATCH), members, strict=False)]:
             rows = samples.some(tx, [member.id for member in batch])
             yield [(_joined(member, rows[member.id]), rows[member.id]) for member in batch]

@@ -26,6 +26,17 @@ def say(workspace: Workspace, id: str, label: str, who: str | None = None) -> Sa
     return one.id
 
 
+def deny(workspace: Workspace, id: str, label: str, who: str | None = None) -> SampleId:
+    """A person says what one sample is not: it is learned as a negative, unless it is known to be something else.
+    Raises BadInput, Missing."""
+    text = labels.denying(label, workspace.config)
+    with change(workspace) as changed:
+        one = _original(samples.get(changed.tx, id))
+        labels.say(changed.tx, [labels.Said(one.id, text, "person", who or this_person())])
+        changed.refile([one.id])
+    return one.id
+
+
 def undo(workspace: Workspace, id: str) -> str | None:
     """Take back the last word on a sample; returns the label that holds now. Raises BadInput, Missing."""
     with change(workspace) as changed:

@@ -21,6 +21,7 @@ from everlearn.errors import BadInput, Missing
 from everlearn.evaluate import gates
 from everlearn.files import change
 from everlearn.label import automatic
+from everlearn.naming import is_class
 from everlearn.stages import teach
 from everlearn.types import Found, Refused
 from everlearn.validate import judge as judging
@@ -260,7 +261,10 @@ def _score(workspace: Workspace, result: Validated, wrong: Mapping[SampleId, str
     if not labelled:
         return
     classify = workspace.config.task == "classify"
-    classes = {id: one.label if classify else "all" for id, one in labelled.items()}
+    open_set = workspace.config.learn.unknown is not None
+    classes = {id: one.label if classify else "all" for id, one in labelled.items() if is_class(one.label, open_set)}
+    if not classes:
+        return
     found = {
         "quality": scores.quality({id: one.quality for id, one in labelled.items()}),
         "diversity": scores.diversity(*judging.described(workspace, classes)),

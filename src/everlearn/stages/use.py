@@ -15,6 +15,7 @@ from everlearn.deploy import deploy as copy_to
 from everlearn.errors import BadInput, Missing
 from everlearn.files import change, new_keys
 from everlearn.learn.live import LiveMemory
+from everlearn.naming import UNKNOWN
 from everlearn.stages import answering, prove, teach
 from everlearn.types import SILENT
 
@@ -31,7 +32,8 @@ DRIFT_P = 0.001
 
 def feedback(workspace: Workspace, id: str, *, right: bool, label: str | None) -> tuple[SampleId, bool]:
     """What a person says of a recorded answer becomes a sample; a mistake becomes a regression case, and is none any
-    more where the answer turns out right. Returns the sample and whether it is a case. Raises Missing, BadInput."""
+    more where the answer turns out right. Of what is only known to be wrong a negative is learned, until a person says
+    what it is. Returns the sample and whether it is a case. Raises Missing, BadInput."""
     with change(workspace) as changed:
         tx = changed.tx
         answer = answers.get(tx, id)
@@ -41,13 +43,16 @@ def feedback(workspace: Workspace, id: str, *, right: bool, label: str | None) -
             raise Missing(f"The image of answer {id} was forgotten.", "It cannot become a sample.")
         said = answer["label"] if answer["value"] is None else labels.cleaned(str(answer["value"]), workspace.config)
         truth = said if right else None if label is None else labels.cleaned(label, workspace.config)
+        classify = workspace.config.task != "regress"
         mistake = _is_mistake(workspace, said, truth)
         if not known:
             _adopt(workspace, changed, answer)
         if truth is not None:
             labels.say(tx, [labels.Said(sample, truth, "feedback")])
         else:
-            samples.change(tx, [{"id": sample, "queued": True, "queue_reason": "reported", "urgency": 3.0}])
+            if classify and said != UNKNOWN:
+                labels.say(tx, [labels.Said(sample, labels.denying(said, workspace.config), "feedback")])
+            samples.change(tx, [{"id": sample, "queued": True, "queue_reason": labels.REPORTED, "urgency": 3.0}])
         answers.withdraw(tx, sample)
         if mistake:
             answers.report(tx, sample, wrong=said, right=truth, version=answer["version"])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,13 +19,15 @@ from everlearn.learn.exact.sums import check_phi
 class Cached:
     """ids, labels: N texts; phi: (N, D) int8, also memory-mapped; folds: (N,). In any order.
 
-    All that is computed from it goes by `order`, the rows sorted by id, so that it depends on the set alone.
+    among: (N,) which rows count, None: all. All that is computed from it goes by `order`, the rows that count sorted by
+    id, so that it depends on the set alone.
     """
 
     ids: Sequence[str]
     phi: NDArray[np.int8]
     labels: Sequence[str]
     folds: NDArray[np.integer[Any]]
+    among: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         counts = {len(self.ids), len(self.phi), len(self.labels), len(self.folds)}
@@ -36,8 +38,15 @@ class Cached:
 
     @cached_property
     def order(self) -> NDArray[np.intp]:
-        """(N,) rows in the order of their ids."""
-        return np.argsort(np.asarray(self.ids, dtype=object), kind="stable")
+        """(N,) rows in the order of their ids; of those that count."""
+        order = np.argsort(np.asarray(self.ids, dtype=object), kind="stable")
+        return order if self.among is None else order[self.among[order]]
+
+    def of(self, classes: Collection[str], others: bool = False) -> Cached:
+        """Only the samples of these classes count; with `others`, only those of no such class."""
+        named = frozenset(classes)
+        among = np.fromiter(((label in named) != others for label in self.labels), np.bool_, len(self.labels))
+        return self if among.all() and self.among is None else replace(self, among=among)
 
     def rows(self, fold: int, every: int = 1) -> NDArray[np.intp]:
         """Rows of a fold in canonical order; with `every`, each such one of the whole order only."""
@@ -68,8 +77,11 @@ class Cached:
             raise BadInput("the cached features are not those of the samples in memory.", "Run `everlearn doctor`.")
 
     def class_rows(self, classes: Sequence[str]) -> NDArray[np.intp]:
-        """(N,) column of each row's label. Raises BadInput naming a label that the memory does not hold."""
+        """(N,) column of each row's label, -1 where it does not count. Raises BadInput naming a label that the memory
+        does not hold."""
         column = {name: c for c, name in enumerate(classes)}
+        if self.among is not None:
+            column |= {label: -1 for label, counts in zip(self.labels, self.among, strict=True) if not counts}
         try:
             return np.fromiter((column[label] for label in self.labels), np.intp, len(self.labels))
         except KeyError as error:

@@ -23,6 +23,7 @@ from everlearn.learn.exact.head import KINDS, Head, Kind
 from everlearn.learn.exact.memory import ExactMemory
 from everlearn.learn.exact.solve import Floats, Ridge, lda, means, moments, plain, ridge
 from everlearn.learn.exact.threads import in_threads
+from everlearn.naming import is_class
 
 AUTO_LABEL = "auto_label"
 _CHOOSING_SCORES = 2**27
@@ -67,8 +68,9 @@ def fit(memory: ExactMemory, cached: Cached | None = None, precision: float = 0.
 
 
 def _fit_classifier(memory: ExactMemory, solved: Ridge, cached: Cached, precision: float, delta: float) -> Fitted:
+    cached = cached.of(memory.classes)
     views = {kind: view for kind in KINDS if (view := _held_out(memory, solved, cached, kind)) is not None}
-    every = stride(len(cached.ids), len(memory.classes), _CHOOSING_SCORES)
+    every = stride(len(cached.order), len(memory.classes), _CHOOSING_SCORES)
     scored = sum(len(cached.rows(fold, every)) for fold, part in enumerate(solved.held_out) if part is not None)
     right = {kind: view.correct(every) for kind, view in views.items()}
     kind, weights, bias = _best(memory, solved, right)
@@ -102,8 +104,9 @@ def _best(
 
 
 def _uncalibrated(memory: ExactMemory, solved: Ridge) -> Fitted:
-    weights, bias = plain(solved.weights, moments(memory))
-    head = Head("ridge", memory.classes, weights.astype(np.float32), bias.astype(np.float32))
+    built = _head(memory, "ridge", solved.weights, None)
+    assert built is not None
+    head = Head("ridge", memory.classes, *built)
     digest = model_digest(memory.digest(), "ridge", solved.alpha, 1.0, {AUTO_LABEL: None})
     return Fitted(head, solved.alpha, digest, solved.errors, thresholds={AUTO_LABEL: None})
 
@@ -137,7 +140,8 @@ def _fit_regression(memory: ExactMemory, solved: Ridge, cached: Cached | None) -
 
 
 def _head(memory: ExactMemory, kind: Kind, weights: Floats, fold: int | None) -> Weights | None:
-    """(D, C) weights and (C,) bias of a head, from all folds but one; None where it cannot be."""
+    """(D, C) weights and (C,) bias of a head, from all folds but one; None where it cannot be. Negatives are groups of
+    their own to every head, of which no class comes."""
     found = moments(memory, fold)
     if kind == "lda":
         both = lda(weights, found)
@@ -145,7 +149,11 @@ def _head(memory: ExactMemory, kind: Kind, weights: Floats, fold: int | None) ->
         both = means(memory, found, fold)
     else:
         both = plain(weights, found)
-    return None if both is None else (both[0].astype(np.float32), both[1].astype(np.float32))
+    if both is None:
+        return None
+    built, bias = both[0].astype(np.float32), both[1].astype(np.float32)
+    named = [column for column, name in enumerate(memory.columns) if is_class(name)]
+    return (built, bias) if len(named) == len(bias) else (np.ascontiguousarray(built[:, named]), bias[named])
 
 
 def _held_out(memory: ExactMemory, solved: Ridge, cached: Cached, kind: Kind) -> OutOfFold | None:

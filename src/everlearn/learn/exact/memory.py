@@ -22,6 +22,7 @@ from everlearn.errors import BadInput
 from everlearn.learn.exact import storage
 from everlearn.learn.exact.sums import EXACT_ROWS, LIMIT, GramSum, check_phi, smallest
 from everlearn.learn.exact.target import ROWS, RegressionTarget
+from everlearn.naming import is_class
 
 ALL, TARGET = "1", "y"
 """The two columns of a regression memory: the sum of phi (its count: rows), of phi * y (its count: the sum of y)."""
@@ -60,11 +61,12 @@ class ExactMemory:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Sorted names of the classes with samples; () for regression."""
-        return () if self.target else tuple(sorted(self.sums))
+        """Sorted names of the classes with samples; () for regression. Negatives have columns, but are no classes."""
+        return () if self.target else tuple(name for name in self.columns if is_class(name))
 
     @property
     def columns(self) -> tuple[str, ...]:
+        """Sorted names of all columns: the classes, and what negatives are known not to be."""
         return tuple(sorted(self.sums))
 
     @property
