@@ -11,16 +11,27 @@ if TYPE_CHECKING:
     from everlearn.config import Config
     from everlearn.learn.exact.estimators import ExactClassifier, ExactRegressor
     from everlearn.learn.exact.memory import ExactMemory
+    from everlearn.learn.exact.tasks import ExactTasks
     from everlearn.learn.stream import learn_stream
     from everlearn.workspace import Workspace
 
-__all__ = ["Config", "ExactClassifier", "ExactMemory", "ExactRegressor", "Workspace", "__version__", "learn_stream"]
+__all__ = [
+    "Config",
+    "ExactClassifier",
+    "ExactMemory",
+    "ExactRegressor",
+    "ExactTasks",
+    "Workspace",
+    "__version__",
+    "learn_stream",
+]
 
 _WHERE = {
     "Config": "everlearn.config",
     "ExactClassifier": "everlearn.learn.exact.estimators",
     "ExactMemory": "everlearn.learn.exact.memory",
     "ExactRegressor": "everlearn.learn.exact.estimators",
+    "ExactTasks": "everlearn.learn.exact.tasks",
     "Workspace": "everlearn.workspace",
     "learn_stream": "everlearn.learn.stream",
 }
