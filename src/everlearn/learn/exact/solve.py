@@ -228,6 +228,32 @@ def _solve_positive(system: Floats, right: Floats) -> Floats:
     return solution
 
 
+def further(
+    memory: ExactMemory, cached: Cached, targets: Floats, alpha: float
+) -> tuple[Floats, tuple[Floats | None, ...]]:
+    """The ridge of other targets (N, M) of the cached samples, on the memory's own G: (D, M) weights from all folds,
+    and from all but each one, None where that is nothing or the fold is empty."""
+    sums = np.zeros((memory.folds, memory.dimensions, targets.shape[1]))
+    for fold in range(memory.folds):
+        for rows, phi in cached.blocks(cached.rows(fold)):
+            sums[fold] += phi.T @ targets[rows]
+    total, whole = memory.total(), sums.sum(axis=0)
+    filled = np.flatnonzero(memory.fold_counts)
+
+    def one(fold: int | None) -> Floats:
+        system = total.triangle(None if fold is None else memory.gram[fold])
+        diagonal = system.flat[:: memory.dimensions + 1]
+        system.flat[:: memory.dimensions + 1] = diagonal + (alpha * diagonal.mean() or 1.0)
+        return _solve_positive(system, whole if fold is None else whole - sums[fold])
+
+    folds = filled.tolist() if len(filled) > 1 else []
+    found, *parts = in_threads(one, [None, *folds])
+    held_out: list[Floats | None] = [None] * memory.folds
+    for fold, part in zip(folds, parts, strict=True):
+        held_out[fold] = part
+    return found, tuple(held_out)
+
+
 def lda(weights: Floats, found: Moments) -> tuple[Floats, Floats] | None:
     """Shared-covariance LDA, equal priors, shrinkage lambda: (D, C) weights and (C,) bias of its log-likelihoods.
 
