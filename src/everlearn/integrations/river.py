@@ -245,8 +245,7 @@ class _Exact(base.Estimator):
         """(width,) whether any row held is not 0 there."""
         diagonal = sum((gram.diagonal() for gram in self._learned.memory.gram), np.zeros(1, np.int64))
         width = self._learned.encoder.inputs
-        found: NDArray[np.bool_] = (diagonal[: self.planes * width].reshape(self.planes, width) > 0).any(axis=0)
-        return found
+        return np.any(diagonal[: self.planes * width].reshape(self.planes, width), axis=0)  # type: ignore[no-any-return]
 
     def _shrink(self, names: Iterable[str]) -> None:
         """Drop the names that were in forgotten rows alone."""
@@ -394,9 +393,10 @@ class ExactRiverRegressor(_Exact, base.MiniBatchRegressor):
         return found
 
     def _target(self, y: Any, known: bool = False) -> float:
-        if not isinstance(y, bool | int | float | np.number) or not abs(y) < MOST:
+        number = float(y) if isinstance(y, bool | int | float | np.number | np.bool_) else math.nan
+        if not abs(number) < MOST:
             raise BadArray(f"the target {y!r} is no number within 8e9.", "Give a number, in a larger unit.")
-        return float(y)
+        return number
 
 
 def _name(feature: Hashable) -> str:
