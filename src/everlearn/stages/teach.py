@@ -33,10 +33,15 @@ LEARNER = "exact"
 
 def basis(workspace: Workspace) -> Basis:
     """The fixed map from images to features that the configuration names."""
-    return _basis(workspace.config.backbone, workspace.config.learn.dimensions, workspace.root)
+    return basis_of(workspace, workspace.config.backbone)
 
 
-@lru_cache(maxsize=2)
+def basis_of(workspace: Workspace, spec: str) -> Basis:
+    """The same map over another backbone."""
+    return _basis(spec, workspace.config.learn.dimensions, workspace.root)
+
+
+@lru_cache(maxsize=4)
 def _basis(spec: str, dimensions: int | None, root: Path) -> Basis:
     from everlearn.model.backbone import load_backbone
     from everlearn.model.basis import Basis
@@ -79,7 +84,7 @@ def anything_new(workspace: Workspace) -> bool:
         decided = any(
             line["version"] == newest.name and line["action"] in ("promoted", "held") for line in versions.past(tx)
         )
-    same = newest.snapshot == snapshot.number and snapshot.digest == digest and newest.config == _facts(workspace)
+    same = newest.snapshot == snapshot.number and snapshot.digest == digest and newest.config == deciding(workspace)
     return not (same and decided)
 
 
@@ -135,7 +140,7 @@ def learn(workspace: Workspace, progress: Progress, reason: str = "learned") -> 
     with workspace.catalog.read() as tx:
         newest = versions.newest(tx)
         members = list(snapshots.members(tx, snapshot.number))
-    if newest and newest.snapshot == snapshot.number and newest.config == _facts(workspace):
+    if newest and newest.snapshot == snapshot.number and newest.config == deciding(workspace):
         return newest, _report(Moved(0, 0), began, newest.memory_digest, newest.model_digest, snapshot, {})
     memory = live(workspace)
     moved = memory.bring_to(members, progress)
@@ -177,7 +182,7 @@ def _register(
     threshold = found.thresholds.get(AUTO_LABEL)
     metrics = {
         "seconds": round(report.seconds, 3),
-        "memory_bytes": _most_memory(),
+        "memory_bytes": most_memory(),
         "samples": len(memory.held),
         "auto_label": None if threshold is None else vars_of(threshold),
         **report.details,
@@ -191,8 +196,8 @@ def _register(
             "learner": LEARNER,
             "backbone": memory.basis.spec,
             "licence": memory.basis.licence,
-            "config": _facts(workspace),
-            "code_version": _code_version(),
+            "config": deciding(workspace),
+            "code_version": code_version(),
             "memory_digest": report.memory_digest,
             "model_digest": report.model_digest,
             "metrics": metrics,
@@ -219,7 +224,7 @@ def _files(folder: Path, own: Basis, found: Fitted, card: dict[str, Any]) -> dic
         "/head.npz": head,
         "/classes.txt": "\n".join(found.head.classes).encode(),
         "/card.json": text.encode(),
-        "/card.md": _card_text(card).encode(),
+        "/card.md": card_text(card).encode(),
     }
 
 
@@ -247,12 +252,12 @@ def _card(
         "model_digest": report.model_digest,
         "out_of_fold_accuracy": found.accuracies.get(found.head.kind),
         "automatic_labels": None if threshold is None else vars_of(threshold),
-        "code_version": _code_version(),
+        "code_version": code_version(),
         "knows": "The exact memory holds sums of its training samples; they can be taken out again exactly (forget).",
     }
 
 
-def _card_text(card: dict[str, Any]) -> str:
+def card_text(card: dict[str, Any]) -> str:
     lines = [f"# {card['name']}", "", "| | |", "| --- | --- |"]
     for key, value in card.items():
         shown = (
@@ -262,7 +267,7 @@ def _card_text(card: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _facts(workspace: Workspace) -> dict[str, Any]:
+def deciding(workspace: Workspace) -> dict[str, Any]:
     """The part of the configuration that decides the model."""
     config = workspace.config
     return json.loads(  # as the catalog will give it back
@@ -279,7 +284,7 @@ def _facts(workspace: Workspace) -> dict[str, Any]:
     )  # type: ignore[no-any-return]
 
 
-def _code_version() -> str:
+def code_version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -288,7 +293,7 @@ def _code_version() -> str:
         return "unknown"
 
 
-def _most_memory() -> int:
+def most_memory() -> int:
     """Bytes of memory that this process has needed at most."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak if sys.platform == "darwin" else peak * 1024)
