@@ -48,13 +48,14 @@ class Distance:
     """scores (N, C) in [-1, 1]: cosines of rows and class means about `origin`, in the inverse covariance
     flat * I - damp damp^T.
 
-    origin: (D,), the mean of the class means. means: (D, C), less origin. damp: (D, r). Columns as the sums given.
+    origin: (D,), the mean of the class means. means: (D, C), less origin. damp: (D, r). classes: those with rows.
     """
 
     origin: Floats
     means: Floats
     flat: float
     damp: Floats
+    classes: int
 
     def inverse(self, z: Floats) -> Floats:
         """(D, N) -> the inverse covariance times it."""
@@ -84,8 +85,7 @@ class Distance:
         Its mean leaves the origin too: else the other classes would lie on the far side of it, and every impostor would
         look easier than a stranger is. Its own column is -inf. With two classes the origin stays.
         """
-        count = self.means.shape[1]
-        share = 1 / (count - 1) if count > 2 else 0.0  # the origin moves to -share * mean of its own class
+        share = 1 / (self.classes - 1) if self.classes > 2 else 0.0  # the origin moves to -share * mean of its own class
         z = x - self.origin
         right = self.inverse(self.means)
         between, cross = self.means.T @ right, z @ right  # (C, C), (N, C): inner products
@@ -127,7 +127,7 @@ def distance(gram: Floats, sums: Floats, counts: NDArray[Any]) -> Distance:
     flat = 1 / (rest + SHRINKAGE * mean_variance)
     damp = vectors * np.sqrt(np.maximum(flat - 1 / (values + SHRINKAGE * mean_variance), 0))
     centred = np.where(present, means - origin[:, None], 0.0)
-    return Distance(origin, centred, flat, damp)
+    return Distance(origin, centred, flat, damp, int(present.sum()))
 
 
 def _leading(apply: Callable[[Floats], Floats], d: int, rank: int) -> tuple[Floats, Floats]:

@@ -265,25 +265,39 @@ def lda(weights: Floats, found: Moments) -> tuple[Floats, Floats] | None:
     w, q, n = weights[:, present], found.q[:, present], found.counts[present].astype(np.float64)
     try:
         if len(n) <= len(w):
-            between = q.T @ w
-            v = sl.cho_solve(sl.cho_factor(np.diag(n) - (between + between.T) / 2), w.T).T
+            v = w @ lda_turn(q.T @ w, n)
         else:  # the same by a D x D system: (I - W N^-1 Q^T)^-1 W N^-1
             v = sl.solve(np.eye(len(w)) - (w / n) @ q.T, w / n)
+            v *= max(1.0, n.sum() - len(n))
     except sl.LinAlgError:
         return None
-    v *= max(1.0, n.sum() - len(n))
     bias = -0.5 * np.einsum("dc,dc->c", q / n, v)
     return _spread(v - v.mean(axis=1, keepdims=True), bias - bias.mean(), present)
 
 
+def lda_turn(between: Floats, n: Floats) -> Floats:
+    """(C, C) that turns scores phi^T W into LDA's phi^T W turn, from between = Q^T W and the counts (C,) of its classes.
+
+    It is (N - Q^T W)^-1 times the degrees of freedom, and LDA's bias -1/2 mu_c^T S^-1 mu_c follows from its diagonal:
+    -1/2 (turn_cc - degrees / n_c). Raises LinAlgError where rounding has left nothing.
+    """
+    inverse = sl.cho_solve(sl.cho_factor(np.diag(n) - (between + between.T) / 2), np.eye(len(n)))
+    return inverse * max(1.0, n.sum() - len(n))
+
+
 def means(memory: ExactMemory, found: Moments, without: int | None = None) -> tuple[Floats, Floats]:
-    """Nearest class mean: log-likelihoods of spheres of the pooled within-class variance; as `lda`."""
+    """Nearest class mean; as `lda`."""
+    traces = [float(gram.diagonal().sum()) for fold, gram in enumerate(memory.gram) if fold != without]
+    return spheres(found, sum(traces))
+
+
+def spheres(found: Moments, trace: float) -> tuple[Floats, Floats]:
+    """Nearest class mean: log-likelihoods of spheres of the pooled within-class variance; as `lda`. trace: of G."""
     present = found.counts > 0
     n = found.counts[present].astype(np.float64)
     mu = found.q[:, present] / n
-    traces = [float(gram.diagonal().sum()) for fold, gram in enumerate(memory.gram) if fold != without]
     square = np.einsum("dc,dc->c", mu, mu)
-    variance = (sum(traces) - float(n @ square)) / max(1.0, n.sum() - len(n)) / memory.dimensions
+    variance = (trace - float(n @ square)) / max(1.0, n.sum() - len(n)) / len(mu)
     scale = 1.0 / max(variance, 1e-6)
     bias = -0.5 * scale * square
     return _spread(scale * (mu - mu.mean(axis=1, keepdims=True)), bias - bias.mean(), present)
