@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
-import types
 from itertools import product
 
 import numpy as np
@@ -91,39 +92,81 @@ def test_other_integer_types_are_taken():
     assert check_phi(np.array([[127, -127]], np.int64), 2).dtype == np.int8
 
 
+def right(a, b):
+    return a.T.astype(np.int32) @ b.astype(np.int32)
+
+
+def saturating(a, b):
+    """As without VNNI: a is shifted to be unsigned, and the products of neighbouring rows are added in int16."""
+    up, b = a.astype(np.int32) + 128, b.astype(np.int32)
+    pairs = (np.clip(up[at : at + 2].T @ b[at : at + 2], -(2**15), 2**15 - 1) for at in range(0, len(a), 2))
+    return sum(pairs) - 128 * b.sum(axis=0)
+
+
 def test_an_int8_product_is_used_only_where_it_proves_exact(monkeypatch):
-    """A kernel that saturates in int16, as seen without VNNI, is found out; a right one is taken."""
-
-    class Array:
-        def __init__(self, values):
-            self.values = values
-
-        def numpy(self):
-            return self.values
-
-    def right(a, b):
-        return Array(a.values.astype(np.int32) @ b.values.astype(np.int32))
-
-    def saturating(a, b):
-        return Array(np.clip(right(a, b).values, -(2**15), 2**15 - 1))
+    import torch  # noqa: F401  an int8 product is looked for only where it is loaded
 
     phi = np.random.default_rng(0).integers(-127, 128, (1100, 600), dtype=np.int8)
+    monkeypatch.setattr(sums, "_PROOF_BYTES", 600 * 61 * 2)
     for kernel, taken in ((saturating, False), (right, True)):
-        monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(from_numpy=Array, _int_mm=kernel))
-        sums.int8_product.cache_clear()
-        assert (sums.int8_product() is not None) == taken
+        monkeypatch.setattr(sums, "_on_cpu", lambda _, kernel=kernel: kernel)
+        assert (sums.int8_product(600) is not None) == taken
         gram = GramSum(600)
         gram.add(phi)
         assert np.array_equal(gram.dense(), joint(phi))
-    sums.int8_product.cache_clear()
 
 
-def test_the_real_int8_product_gives_the_same_bits():
-    """Where torch is; on a machine without VNNI the proof fails and floats do the work, with the same bits."""
-    pytest.importorskip("torch", reason="torch is not installed: only float sums are tested")
-    sums.int8_product.cache_clear()
-    phi = np.random.default_rng(0).choice(np.array([-127, -126, 0, 126, 127], np.int8), (70_000, 40))
-    gram = GramSum(40)
+def test_a_kernel_that_breaks_on_wide_strides_alone_is_found_out():
+    assert sums._proves_exact(right, 40)
+    assert not sums._proves_exact(lambda a, b: right(a, b) + (b.strides[0] > 700), 900)
+    assert not sums._proves_exact(lambda a, b: right(a, b) // (1 + (len(a) > 65_000)), 40)  # an accumulator too short
+
+
+EXTREMES = """
+import hashlib, sys
+import numpy as np
+from everlearn.learn.exact import sums
+if sys.argv[1] == "torch":
+    import torch
+rng = np.random.default_rng(0)
+gram = sums.GramSum(1100)
+for rows in (1041, 3000, 70):
+    gram.add(rng.choice(np.array([-127, -126, 0, 126, 127], np.int8), (rows, 1100)))
+gram.add(rng.integers(-127, 128, (2000, 2200), dtype=np.int8)[::2, ::2], -1)
+print(hashlib.sha256(gram.dense().tobytes()).hexdigest(), sums.int8_product(1100) is not None)
+"""
+
+
+def child(kind: str, **environment: str) -> list[str]:
+    command = [sys.executable, "-c", EXTREMES, kind]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_floats_and_integers_with_and_without_vnni_give_the_same_bits():
+    """Where the machine's kernel is masked and saturates, the proof fails and floats do the work."""
+    floats, whole, masked = child("floats"), child("torch"), child("torch", ONEDNN_MAX_CPU_ISA="AVX2")
+    assert floats[1] == "False"
+    assert floats[0] == whole[0] == masked[0]
+
+
+@pytest.mark.skipif("not __import__('torch').cuda.is_available()", reason="no GPU on this machine")
+def test_the_gpu_gives_the_same_bits():
+    import torch
+
+    torch.cuda.init()
+    assert sums._proved(sums._on_cuda, 700) is not None
+    phi = np.random.default_rng(0).choice(np.array([-127, -126, 0, 126, 127], np.int8), (70_001, 700))
+    gram = GramSum(700)
     gram.add(phi)
     assert np.array_equal(gram.dense(), joint(phi))
-    sums.int8_product.cache_clear()
+
+
+def test_many_sums_at_once_are_each_its_own():
+    rng = np.random.default_rng(1)
+    phis = [rng.integers(-127, 128, (n, 530), dtype=np.int8) for n in (0, 700, 5000)]
+    grams = [GramSum(530) for _ in phis]
+    sums.add_each(grams, phis)
+    assert [np.array_equal(gram.dense(), joint(phi)) for gram, phi in zip(grams, phis)] == [True] * 3
+    sums.add_each(grams, phis, -1)
+    assert not any(gram.dense().any() for gram in grams)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from everlearn.errors import BadInput
 from everlearn.learn.exact import storage
-from everlearn.learn.exact.sums import EXACT_ROWS, LIMIT, GramSum, check_phi, smallest
+from everlearn.learn.exact.sums import EXACT_ROWS, LIMIT, GramSum, add_each, check_phi, smallest
 from everlearn.learn.exact.target import ROWS, RegressionTarget
 from everlearn.naming import is_class
 
@@ -56,6 +56,10 @@ class ExactMemory:
         self.counts: dict[str, NDArray[np.int64]] = {}  # class -> (K,)
         self.squares = np.zeros(folds, np.int64)  # Σy² per fold, regression only
         self._digest: str | None = None
+
+    def like(self) -> ExactMemory:
+        """An empty memory of the same basis, dimensions, folds and target."""
+        return ExactMemory(self.basis_digest, self.dimensions, self.folds, self.target)
 
     # what is in
 
@@ -96,9 +100,7 @@ class ExactMemory:
         if self.target and self.samples + len(phi) > ROWS:
             raise BadInput(f"a regression memory holds at most {ROWS} samples.", "Split the data.")
         self._apply(change, 1)
-        for fold, rows in enumerate(rows_of):
-            for part in _portions(rows):
-                self.gram[fold].add(phi[part])
+        self._add(phi, rows_of, 1)
 
     def subtract(self, phi: NDArray[Any], labels: Sequence[str], folds: NDArray[np.integer[Any]]) -> None:
         """Unlearn exactly what was added so. All or nothing.
@@ -111,12 +113,10 @@ class ExactMemory:
         energies = np.stack([_energy(phi, rows) for rows in rows_of])
         self._refuse_impossible(change, energies)
         self._apply(change, -1)
-        for fold, rows in enumerate(rows_of):
-            if self.fold_counts[fold] == 0:
-                self.gram[fold].clear()
-                continue
-            for part in _portions(rows):
-                self.gram[fold].add(phi[part], -1)
+        for fold in np.flatnonzero(self.fold_counts == 0):
+            self.gram[fold].clear()
+            rows_of[fold] = rows_of[fold][:0]
+        self._add(phi, rows_of, -1)
 
     def merge(self, other: ExactMemory) -> None:
         """Add all that another memory of the same basis holds. Raises BadInput where the two do not match."""
@@ -128,6 +128,12 @@ class ExactMemory:
         self._apply(_Change(other.sums, other.counts, other.squares), 1)
         for gram, theirs in zip(self.gram, other.gram, strict=True):
             gram.combine(theirs)
+
+    def _add(self, phi: NDArray[np.int8], rows_of: list[NDArray[np.intp]], sign: int) -> None:
+        """A few thousand rows of all folds at a time, so that no copy of phi grows with N."""
+        size = max(1, 8 * EXACT_ROWS // self.folds)
+        for start in range(0, max(map(len, rows_of)), size):
+            add_each(self.gram, [phi[rows[start : start + size]] for rows in rows_of], sign)
 
     def _checked(
         self, phi: NDArray[Any], labels: Sequence[str], folds: NDArray[np.integer[Any]]

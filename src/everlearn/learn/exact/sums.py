@@ -7,27 +7,28 @@ an integer that float32 holds exactly, with or without fused multiply-add, in an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from everlearn.errors import BadInput
 from everlearn.learn.exact.threads import in_threads
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 LIMIT = 127
 EXACT_ROWS = 1040
 _BLOCKS = 4  # float32 blocks converted at a time: 4 * 1,040 rows
 _INT8_ROWS = 65_536  # int32 holds 131,072 rows of extremes; half of it leaves room for kernels that shift int8 to uint8
 _PANEL = 512
+_PROOF_BYTES = 2**25
 _INT32 = 2**31 - 1
 
 IntArray = NDArray[np.signedinteger[Any]]
+Product = Callable[[NDArray[np.int8], NDArray[np.int8]], IntArray]
 
 
 def check_phi(phi: NDArray[Any], dimensions: int) -> NDArray[np.int8]:
@@ -90,20 +91,7 @@ class GramSum:
 
     def add(self, phi: NDArray[np.int8], sign: int = 1) -> None:
         """Add (or with sign -1 subtract) the outer products of the rows of phi (N, D), int8 in [-127, 127]."""
-        product = int8_product() if len(phi) > EXACT_ROWS else None  # its proof is not worth it for a few rows
-        step = _INT8_ROWS if product else _BLOCKS * EXACT_ROWS
-        for start in range(0, len(phi), step):
-            block = phi[start : start + step]
-            self._reserve(int(self.diagonal().max(initial=0)) + len(block) * LIMIT**2)
-            rows = np.ascontiguousarray(block) if product else block.astype(np.float32)
-
-            def one(p: int, rows: NDArray[Any] = rows) -> None:
-                a, b = rows[:, p * _PANEL : (p + 1) * _PANEL], rows[:, p * _PANEL :]
-                found = product(a, b) if product else _float_product(a, b)
-                panel = self.panels[p]
-                (np.add if sign > 0 else np.subtract)(panel, found, out=panel, casting="unsafe")
-
-            in_threads(one, range(len(self.starts)))
+        add_each([self], [phi], sign)
 
     def combine(self, other: GramSum, sign: int = 1) -> None:
         """Add (or subtract) another sum."""
@@ -177,6 +165,30 @@ class GramSum:
         return full
 
 
+def add_each(sums: Sequence[GramSum], phis: Sequence[NDArray[np.int8]], sign: int = 1) -> None:
+    """Add (or with sign -1 subtract) to each sum the rows of its own phi (N_i, D); all panels of all side by side."""
+    rows = sum(map(len, phis))
+    product = int8_product(sums[0].dimensions) if rows > EXACT_ROWS else None  # for a few rows its proof is too dear
+    step = _INT8_ROWS if product else _BLOCKS * EXACT_ROWS
+    change = np.add if sign > 0 else np.subtract
+
+    def one(task: tuple[GramSum, NDArray[Any], int]) -> None:
+        gram, block, p = task
+        a, b = block[:, p * _PANEL : (p + 1) * _PANEL], block[:, p * _PANEL :]
+        found = product(a, b) if product else _float_product(a, b)
+        change(gram.panels[p], found, out=gram.panels[p], casting="unsafe")
+
+    for start in range(0, max(map(len, phis), default=0), step):
+        todo = []
+        for gram, phi in zip(sums, phis, strict=True):
+            block = phi[start : start + step]
+            if len(block):
+                gram._reserve(int(gram.diagonal().max(initial=0)) + len(block) * LIMIT**2)
+                block = np.require(block, requirements=("C", "W")) if product else block.astype(np.float32)
+                todo += [(gram, block, p) for p in range(len(gram.starts))]
+        in_threads(one, todo)
+
+
 def _float_product(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
     """a^T b of integers, exactly: float32 within EXACT_ROWS rows, float64 (exact up to 2^53) across them."""
     first = a[:EXACT_ROWS].T @ b[:EXACT_ROWS]
@@ -188,37 +200,76 @@ def _float_product(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np
     return total
 
 
-@cache
-def int8_product() -> Callable[[NDArray[np.int8], NDArray[np.int8]], IntArray] | None:
-    """a^T b by torch's int8 product, where torch is loaded already and proves on extreme values that it is exact here.
+def int8_product(dimensions: int) -> Product | None:
+    """a^T b of panels of (N, `dimensions`) by torch's int8 product, where torch is loaded and proves to be exact.
 
     The proof is needed: without VNNI the same call was seen to saturate silently. torch is never imported for this
-    alone, since that takes seconds.
+    alone, since that takes seconds: a program that wants it says `import torch`. Likewise a GPU does the work where
+    torch uses it already.
     """
-    import sys
-
     torch = sys.modules.get("torch")
     if torch is None or not hasattr(torch, "_int_mm"):
         return None
+    on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
+    return (_proved(_on_cuda, dimensions) if on_gpu else None) or _proved(_on_cpu, dimensions)
 
-    def product(a: NDArray[np.int8], b: NDArray[np.int8]) -> IntArray:
-        left = torch.from_numpy(np.ascontiguousarray(a.T))
-        result: IntArray = torch._int_mm(left, torch.from_numpy(np.ascontiguousarray(b))).numpy()
-        return result
 
+@cache
+def _proved(kind: Callable[[Any], Product], dimensions: int) -> Product | None:
+    product = kind(sys.modules["torch"])
     try:
-        return product if _proves_exact(product) else None
+        return product if _proves_exact(product, dimensions) else None
     except RuntimeError:  # this build has no kernel for this machine
         return None
 
 
-def _proves_exact(product: Callable[[NDArray[np.int8], NDArray[np.int8]], IntArray]) -> bool:
-    """Compare with int64 arithmetic on values that saturate or overflow whatever can."""
+def _on_cpu(torch: Any) -> Product:
+    """Views of the rows go in as they are: the kernel transposes and packs its blocks itself.
+
+    One thread per call, since the calls are side by side already; torch would start as many again for each.
+    """
+    threads = ThreadpoolController().select(user_api="openmp")
+
+    def product(a: NDArray[np.int8], b: NDArray[np.int8]) -> IntArray:
+        torch.get_num_threads()  # sets this thread's count on the first call, and so must come before the limit
+        with threads.limit(limits=1):
+            found: IntArray = torch._int_mm(torch.from_numpy(a).t(), torch.from_numpy(b)).numpy()
+            return found
+
+    return product
+
+
+def _on_cuda(torch: Any) -> Product:
+    """Padded with zeros to multiples of 8, at least 24 wide, and both operands row by row: what cuBLASLt asks for."""
+
+    def there(x: NDArray[np.int8]) -> Any:
+        rows, columns = x.shape
+        padded = torch.zeros((max(24, -(-columns // 8) * 8), -(-rows // 8) * 8), dtype=torch.int8, device="cuda")
+        padded[:columns, :rows] = torch.from_numpy(x).to("cuda").t()
+        return padded
+
+    def product(a: NDArray[np.int8], b: NDArray[np.int8]) -> IntArray:
+        found: IntArray = torch._int_mm(there(a), there(b).t())[: a.shape[1], : b.shape[1]].cpu().numpy()
+        return found
+
+    return product
+
+
+def _proves_exact(product: Product, dimensions: int) -> bool:
+    """Compare with exact sums on values that saturate or overflow whatever can, on the shapes and strides in use.
+
+    An odd number of rows, repeated, brings all neighbours together at every offset; its sums are known by counting.
+    """
     rng = np.random.default_rng(0)
-    for rows, columns in ((1, 64), (64, 32), (1040, _PANEL), (_INT8_ROWS, 32)):
-        extremes = rng.choice(np.array([-127, 127], np.int8), (rows, columns))
-        extremes[:, :4] = (127, -127, 127, -127)
-        wanted = extremes.astype(np.float64).T @ extremes.astype(np.float64)
-        if not np.array_equal(product(extremes, extremes), wanted):
-            return False
+    few = rng.choice(np.array([-LIMIT, LIMIT], np.int8), (61, dimensions))
+    few[:, :4] = (LIMIT, -LIMIT, LIMIT, -LIMIT)[:dimensions]
+    starts = range(0, dimensions, _PANEL)
+    many = max(1, min(67, _PROOF_BYTES // few.size))
+    for times, columns in ((1, dimensions), (17, min(32, dimensions)), (many, dimensions), (1074, min(32, dimensions))):
+        rows = np.tile(few[:, :columns], (times, 1))
+        for start in {starts[0], starts[len(starts) // 2], starts[-1]} if columns == dimensions else {0}:
+            one = few[:, start : start + _PANEL][:, : columns - start], few[:, start:columns]
+            wanted = (one[0].astype(np.float32).T @ one[1].astype(np.float32)).astype(np.int64)
+            if not np.array_equal(product(rows[:, start : start + _PANEL], rows[:, start:]), wanted * times):
+                return False
     return True
