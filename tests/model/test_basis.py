@@ -35,6 +35,15 @@ def test_golden_phi(basis):
     assert basis.digest == "59d90001773ccdacad2f5c7697d7b1459a7720aa1c51fde245c58125c8dd7cf6"
 
 
+def test_golden_phi_of_the_small_patches():
+    small = Basis(load_backbone("patches:small"), dimensions=2048)
+    phi = small.phi([picture(64, 64), picture(32, 32, 1), picture(100, 80, 2)])
+    assert (
+        hashlib.sha256(phi.tobytes()).hexdigest() == "0c25d31bd803927deeb21567916c3c7b64488ceae04b74e45dd2267a2d79191f"
+    )
+    assert small.digest == "cfb7fd59c461073f0baa122b027e231ead40d672b0ad71f87d8db78ab6af81c8"
+
+
 def test_neither_neighbours_nor_threads_change_a_bit(basis):
     images = [picture(20 + 3 * n, 64 - n, n) for n in range(37)]
     phi = basis.phi(images)

@@ -95,11 +95,11 @@ def load_backbone(spec: str, *, base: Path | None = None) -> GraphBackbone:
     NotInstalled for names whose library is needed.
     """
     from everlearn.model.external import load_onnx
-    from everlearn.model.patches import Patches
+    from everlearn.model.patches import VARIANTS, Patches
 
     kind, _, rest = spec.partition(":")
-    if spec == "patches":
-        return Patches()
+    if spec in VARIANTS:
+        return Patches(spec, *VARIANTS[spec])
     if spec == "features":
         return Rows()
     if kind == "onnx" and rest:
@@ -109,4 +109,4 @@ def load_backbone(spec: str, *, base: Path | None = None) -> GraphBackbone:
             f"backbone {spec} needs `{kind}`, which this version of Everlearn does not call yet.",
             "Export the network to ONNX and set backbone: onnx:FILE",
         )
-    raise BadConfig(f"backbone is {spec!r}.", "Choose patches, features or onnx:FILE.")
+    raise BadConfig(f"backbone is {spec!r}.", "Choose patches, patches:small, features or onnx:FILE.")
