@@ -45,7 +45,7 @@ class ExactModel(torch.nn.Module):  # type: ignore[misc]
         basis: Basis,
         network: torch.nn.Module | None = None,
         pixels: Callable[[torch.Tensor], torch.Tensor] | None = None,
-        folds: int = 5,
+        folds: int = 2,
     ) -> None:
         super().__init__()
         self.basis, self.network, self.pixels = basis, network, pixels
@@ -112,7 +112,7 @@ class ExactStrategy(SupervisedTemplate):  # type: ignore[misc]
     backbone: a spec (`patches`, `onnx:FILE`), a Basis, or a torch module from images to features, which is frozen.
     dimensions, width: of phi and of its kernel, where backbone is no Basis. pixels: batch to batch, where the benchmark
         gives images that are neither uint8 nor floats in [0, 1]: it undoes the normalisation.
-    folds: sides of the held-out error that sets the penalty.
+    folds: sides of the held-out error that sets the penalty; each costs solves and the memory of its sums.
     plugins, evaluator, eval_every, device, criterion, train_mb_size, eval_mb_size: as Avalanche has them; the criterion
         is only reported, and a batch's size changes speed alone.
 
@@ -127,7 +127,7 @@ class ExactStrategy(SupervisedTemplate):  # type: ignore[misc]
         dimensions: int = DIMENSIONS,
         width: float = WIDTH,
         pixels: Callable[[torch.Tensor], torch.Tensor] | None = None,
-        folds: int = 5,
+        folds: int = 2,
         criterion: Any = None,
         train_mb_size: int = 512,
         eval_mb_size: int = 512,
