@@ -128,7 +128,7 @@ def test_names_that_lead_nowhere(tmp_path):
     with pytest.raises(Missing, match="EVERLEARN_WEIGHTS"):
         load_backbone("onnx:net.onnx", base=tmp_path)
     with pytest.raises(NotInstalled, match="onnx:FILE"):
-        load_backbone("timm:resnet18")
+        load_backbone("yolo:door.pt")
     for spec in ("", "onnx:", "patchs", "onnx"):
         with pytest.raises(BadConfig, match="Choose patches"):
             load_backbone(spec)

@@ -1,4 +1,4 @@
-"""Backbones by their spec: `patches`, `onnx:FILE`, `features`."""
+"""Backbones by their spec: `patches`, `onnx:FILE`, `timm:NAME`, `torchvision:NAME`, `keras:NAME`, `features`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import numpy as np
 
 from everlearn.errors import BadConfig, BadInput, NotInstalled
 from everlearn.model.graph import Graph
+from everlearn.model.pixels import WHOLE, Fit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from everlearn.types import Image
 
-LATER = ("timm", "torchvision", "keras", "yolo")
+KINDS = "patches, patches:small, features, onnx:FILE, timm:NAME, torchvision:NAME or keras:NAME"
 
 
 class GraphBackbone(Protocol):
@@ -24,7 +25,7 @@ class GraphBackbone(Protocol):
 
     size: side of its square input in pixels, 0 for rows of numbers. dimensions: width of a feature vector.
     length: Euclidean length of a feature vector as the graph gives it. batch: images at a time.
-    input: dtype and shape of one prepared image.
+    fit: how an image becomes that square. input: dtype and shape of one prepared image.
     """
 
     spec: str
@@ -33,12 +34,17 @@ class GraphBackbone(Protocol):
     dimensions: int
     length: float
     batch: int
+    fit: Fit
 
     @property
     def digest(self) -> str: ...
     @property
     def input(self) -> tuple[type[np.generic], tuple[int, ...]]: ...
     def prepare(self, images: Sequence[Image]) -> NDArray[Any]: ...
+    def features(self, graph: Graph, images: str) -> str:
+        """Prepared images -> (N, dimensions) float32 as they are, before they are brought to one length."""
+        ...
+
     def build(self, graph: Graph, images: str) -> str:
         """Prepared images -> (N, dimensions) float32 of whole numbers."""
         ...
@@ -53,6 +59,7 @@ class Rows:
     dimensions = 16384
     length = 8192.0
     batch = 64
+    fit = WHOLE
     digest = "rows 1, of length 8192, up to 16384 columns"
 
     @property
@@ -76,6 +83,9 @@ class Rows:
             slot[: len(row)] = row / (largest or 1)
         return found
 
+    def features(self, graph: Graph, images: str) -> str:
+        return images
+
     def build(self, graph: Graph, images: str) -> str:
         return unit(graph, images, self.length)
 
@@ -95,6 +105,7 @@ def load_backbone(spec: str, *, base: Path | None = None) -> GraphBackbone:
     NotInstalled for names whose library is needed.
     """
     from everlearn.model.external import load_onnx
+    from everlearn.model.library import LIBRARIES, load_network
     from everlearn.model.patches import VARIANTS, Patches
 
     kind, _, rest = spec.partition(":")
@@ -104,9 +115,11 @@ def load_backbone(spec: str, *, base: Path | None = None) -> GraphBackbone:
         return Rows()
     if kind == "onnx" and rest:
         return load_onnx(spec, base)
-    if kind in LATER:
+    if kind in LIBRARIES and rest:
+        return load_network(spec)
+    if kind == "yolo":
         raise NotInstalled(
-            f"backbone {spec} needs `{kind}`, which this version of Everlearn does not call yet.",
+            f"backbone {spec} needs `yolo`, which this version of Everlearn does not call yet.",
             "Export the network to ONNX and set backbone: onnx:FILE",
         )
-    raise BadConfig(f"backbone is {spec!r}.", "Choose patches, patches:small, features or onnx:FILE.")
+    raise BadConfig(f"backbone is {spec!r}.", f"Choose {KINDS}.")

@@ -67,10 +67,19 @@ class Basis:
         found /= np.float32(self.backbone.length)
         return found
 
+    def raw(self, images: Sequence[Image], *, workers: int | None = None) -> NDArray[np.float32]:
+        """(N,) images -> (N, backbone.dimensions): the backbone's own numbers, before they are quantised."""
+        return self._run(self._backbone, images, np.float32, workers)
+
     def start(self) -> tuple[Graph, str]:
         """A graph from `images` to phi (N, dimensions) int8, to be continued, and phi's name in it."""
-        graph, features = self._features()
-        return graph, self.cosines.build(graph, features)
+        graph = Graph()
+        dtype, shape = self.backbone.input
+        return graph, self.extend(graph, graph.input(INPUT, dtype, ["N", *shape]))
+
+    def extend(self, graph: Graph, images: str) -> str:
+        """Prepared images in a graph -> phi's name in it."""
+        return self.cosines.build(graph, self.backbone.build(graph, images))
 
     def graph(self) -> onnx.ModelProto:
         """images -> phi, as a model of its own."""
@@ -86,6 +95,14 @@ class Basis:
     @cached_property
     def _session(self) -> Any:
         return session(self.graph(), self.spec)
+
+    @cached_property
+    def _backbone(self) -> Any:
+        graph = Graph()
+        dtype, shape = self.backbone.input
+        found = self.backbone.features(graph, graph.input(INPUT, dtype, ["N", *shape]))
+        graph.output("features", found, np.float32, ["N", self.backbone.dimensions])
+        return session(graph.model(), self.spec)
 
     @cached_property
     def _projection(self) -> Any:

@@ -1,10 +1,13 @@
-"""`onnx:FILE` backbones: any image network whose graph gives a feature vector.
+"""`onnx:FILE` backbones: any image network whose graph gives a feature vector; `timm:`, `torchvision:` and `keras:`
+networks are turned into such a graph (`model.library`) and run here.
 
 `onnx:mobilenet.onnx?mean=127.5&std=127.5&output=features1280`: what the graph does not say stands behind the question
 mark. mean, std: one number or three, on pixels of 0-255, so that x = (pixel - mean) / std (ImageNet's by default).
-size: side in pixels, where the graph leaves it open (224). output: the feature tensor's name (by default the last
-output that has two dimensions, or four of which the last two are 1). bgr=1: channels in OpenCV's order.
-licence: the weights' licence, which is written into every bundle.
+size: side in pixels, where the graph leaves it open (224). fit: Pillow's filter (`bicubic`); with a number behind it,
+`bilinear 256`, the shorter side is brought to so many pixels and the square in the middle taken, without one the whole
+image, whose aspect is not kept. output: the feature tensor's name (by default the last output that has two dimensions,
+or four of which the last two are 1). bgr=1: channels in OpenCV's order. licence: the weights' licence, which is written
+into every bundle.
 
 Float features may differ between machines in the last bits; on one machine an image's features never depend on its
 neighbours, because every image is run alone.
@@ -15,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
@@ -27,6 +31,7 @@ from everlearn.errors import BadConfig, BadInput, Missing
 from everlearn.model import pixels
 from everlearn.model.backbone import unit
 from everlearn.model.graph import OPSET, Graph, session
+from everlearn.model.pixels import Fit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,28 +39,47 @@ if TYPE_CHECKING:
     from everlearn.types import Image
 
 WEIGHTS = "EVERLEARN_WEIGHTS"
-OPTIONS = ("size", "mean", "std", "output", "bgr", "licence")
+OPTIONS = ("size", "mean", "std", "output", "bgr", "fit", "licence")
 IMAGENET_MEAN, IMAGENET_STD = "123.675,116.28,103.53", "58.395,57.12,57.375"
 PREFIX = "backbone_"
 MOST_BYTES = 1 << 31  # protobuf's own limit
 
 
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """From pixels to a network's input: x = (pixel - mean) / std, each (3,) on pixels of 0-255. size: side in px."""
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    bgr: bool = False
+    fit: Fit = pixels.WHOLE
+
+    def __str__(self) -> str:
+        return f"{self.size}|{self.mean}|{self.std}|{self.bgr}|{self.fit.rule}"
+
+
 class Onnx:
-    """A network from a file, run one image at a time."""
+    """A network as a graph, run one image at a time."""
 
     length = 8192.0
     batch = 1
 
-    def __init__(self, spec: str, model: onnx.ModelProto, file_digest: str, options: dict[str, str]) -> None:
-        """Raises BadInput where the graph is not one from an image to a vector."""
-        self.spec = spec
-        self.licence = options.get("licence", "not stated: see the weights' own licence")
-        self.output, self.size, self._mean, self._std, self._bgr = _settings(spec, model, options)
-        self._model = _prefixed(spec, model, self.output)
+    def __init__(
+        self, spec: str, model: onnx.ModelProto, identity: str, output: str, preparation: Preparation, licence: str
+    ) -> None:
+        """identity: what the network is, such as its file's digest; with output and preparation it decides the features
+        of an image.
+
+        Raises BadInput where the graph is not one from an image to a vector.
+        """
+        self.spec, self.licence, self.output = spec, licence, output
+        self.preparation, self.size, self.fit = preparation, preparation.size, preparation.fit
+        self._model = _prefixed(spec, model, output)
         self._input = self._model.graph.input[0].name
+        self._channels_last = _channels_last(_shape(self._model.graph.input[0]))
         self.dimensions = self._width()
-        about = f"onnx 1|{file_digest}|{self.output}|{self.size}|{self._mean}|{self._std}|{self._bgr}|{pixels.RULE}"
-        self.digest = hashlib.sha256(about.encode()).hexdigest()
+        self.digest = hashlib.sha256(f"onnx 1|{identity}|{output}|{preparation}".encode()).hexdigest()
 
     @property
     def input(self) -> tuple[type[np.generic], tuple[int, ...]]:
@@ -63,19 +87,20 @@ class Onnx:
 
     def prepare(self, images: Sequence[Image]) -> NDArray[np.uint8]:
         """(N,) images -> (N, size, size, 3)."""
-        return pixels.prepare(images, self.size)
+        return pixels.prepare(images, self.size, self.fit)
 
     def build(self, graph: Graph, images: str) -> str:
         """(N, size, size, 3) uint8 -> (N, dimensions) float32 of whole numbers, 8192 long."""
-        return unit(graph, self._network(graph, images), self.length)
+        return unit(graph, self.features(graph, images), self.length)
 
-    def _network(self, graph: Graph, images: str) -> str:
+    def features(self, graph: Graph, images: str) -> str:
         """(N, size, size, 3) uint8 -> (N, dimensions) float32: the network's own numbers."""
-        x = graph.cast(images, np.float32)
-        x = graph.add("Div", graph.add("Sub", x, np.array(self._mean, np.float32)), np.array(self._std, np.float32))
-        if self._bgr:
+        x, how = graph.cast(images, np.float32), self.preparation
+        x = graph.add("Div", graph.add("Sub", x, np.array(how.mean, np.float32)), np.array(how.std, np.float32))
+        if how.bgr:
             x = graph.add("Gather", x, np.array([2, 1, 0]), axis=3)
-        x = graph.add("Transpose", x, perm=[0, 3, 1, 2])
+        if not self._channels_last:
+            x = graph.add("Transpose", x, perm=[0, 3, 1, 2])
         graph.opset = max(graph.opset, _opset(self._model))
         graph.nodes.append(onnx.helper.make_node("Identity", [x], [self._input]))
         graph.nodes.extend(self._model.graph.node)
@@ -86,7 +111,7 @@ class Onnx:
         """Numbers that the network gives for one image. Raises BadInput where it cannot run."""
         graph = Graph()
         dtype, shape = self.input
-        found = self._network(graph, graph.input("images", dtype, ["N", *shape]))
+        found = self.features(graph, graph.input("images", dtype, ["N", *shape]))
         graph.output("features", found, np.float32, ["N", "D"])
         runs = session(graph.model(), self.spec)
         try:
@@ -107,6 +132,15 @@ def load_onnx(spec: str, base: Path | None = None) -> Onnx:
     if unknown:
         raise BadConfig(f"backbone {spec}: unknown option {unknown[0]}.", f"Known: {', '.join(OPTIONS)}.")
     path = _find(name, base)
+    data, model = read_model(path, name)
+    licence = options.get("licence", "not stated: see the weights' own licence")
+    preparation = _preparation(spec, model, options)
+    output = _output(spec, model, options.get("output"))
+    return Onnx(spec, model, hashlib.sha256(data).hexdigest(), output, preparation, licence)
+
+
+def read_model(path: Path, name: str) -> tuple[bytes, onnx.ModelProto]:
+    """A file's bytes and the model in them. Raises BadInput where it is none, or not whole in itself."""
     if path.stat().st_size > MOST_BYTES:
         raise BadInput(f"{name} is larger than an ONNX file can be.", "Check the file.")
     data = path.read_bytes()
@@ -120,7 +154,7 @@ def load_onnx(spec: str, base: Path | None = None) -> Onnx:
         raise BadInput(
             f"{name} keeps its weights in other files.", "Save it as one file (onnx.save, no external data)."
         )
-    return Onnx(spec, model, hashlib.sha256(data).hexdigest(), options)
+    return data, model
 
 
 def _find(name: str, base: Path | None) -> Path:
@@ -136,27 +170,34 @@ def _find(name: str, base: Path | None) -> Path:
     )
 
 
-def _settings(
-    spec: str, model: onnx.ModelProto, options: dict[str, str]
-) -> tuple[str, int, tuple[float, ...], tuple[float, ...], bool]:
-    """(output, size, mean, std, bgr) from the options and, where these are silent, the graph."""
+def _preparation(spec: str, model: onnx.ModelProto, options: dict[str, str]) -> Preparation:
+    """From the options and, where these are silent, the graph."""
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     shape = _shape(inputs[0]) if len(inputs) == 1 else []
-    if len(shape) != 4 or shape[1] not in (3, 0) or inputs[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+    sides = shape[1:3] if _channels_last(shape) else shape[2:]
+    channels = len(shape) == 4 and (_channels_last(shape) or shape[1] in (3, 0))
+    if not channels or inputs[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
         given = ", ".join(f"{value.name} {_shape(value)}" for value in inputs)
-        raise BadInput(f"{spec}: the graph's input must be N x 3 x H x W floats; it has {given}.", "Export it so.")
+        raise BadInput(
+            f"{spec}: the graph's input must be N x 3 x H x W or N x H x W x 3 floats; it has {given}.", "Export it so."
+        )
     try:
-        size = int(options.get("size", 0)) or max(shape[2:]) or 224
+        size = int(options.get("size", 0)) or max(sides) or 224
         mean = _three(options.get("mean", IMAGENET_MEAN))
         std = _three(options.get("std", IMAGENET_STD))
+        fit = Fit.parse(options.get("fit", "bicubic"))
         if not 8 <= size <= 2048 or min(std) <= 0:
             raise ValueError("size must be 8 to 2048, and std above 0")
     except ValueError as error:
         raise BadConfig(f"backbone {spec}: {error}.", "Example: onnx:FILE?size=224&mean=127.5&std=127.5") from None
-    if any(side not in (0, size) for side in shape[2:]):
-        raise BadInput(f"{spec}: the graph takes {shape[2]}x{shape[3]} pixels.", "Only squares of its own size.")
-    return _output(spec, model, options.get("output")), size, mean, std, options.get("bgr", "0") == "1"
+    if any(side not in (0, size) for side in sides):
+        raise BadInput(f"{spec}: the graph takes {sides[0]}x{sides[1]} pixels.", "Only squares of its own size.")
+    return Preparation(size, mean, std, options.get("bgr", "0") == "1", fit)
+
+
+def _channels_last(shape: list[int]) -> bool:
+    return len(shape) == 4 and shape[3] == 3 and shape[1] != 3
 
 
 def _output(spec: str, model: onnx.ModelProto, wanted: str | None) -> str:

@@ -73,6 +73,7 @@ class Patches:
 
     licence = "Apache-2.0 (dictionary fit on generated images)"
     batch = 16
+    fit = pixels.WHOLE
 
     def __init__(self, spec: str = "patches", scales: Sequence[Scale] = SCALES, filters: int | None = None) -> None:
         """scales: from the largest to the smallest, each half the one before. filters: the first so many; all."""
@@ -104,6 +105,10 @@ class Patches:
     def prepare(self, images: Sequence[Image]) -> NDArray[np.uint8]:
         """(N,) images -> (N, size, size, 3)."""
         return pixels.prepare(images, self.size)
+
+    def features(self, graph: Graph, images: str) -> str:
+        """(N, size, size, 3) uint8 -> (N, dimensions) float32 of length about 1."""
+        return graph.add("Div", self.build(graph, images), np.float32(self.length))
 
     def build(self, graph: Graph, images: str) -> str:
         """(N, size, size, 3) uint8 -> (N, dimensions) float32 of whole numbers, of length about `length`."""
