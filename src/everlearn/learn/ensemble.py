@@ -72,6 +72,7 @@ class Ensemble:
     members: tuple[NDArray[np.bool_], ...]
     methods: dict[str, NDArray[np.bool_]]
     rows: NDArray[np.intp]
+    floor: float = LEAST
 
     def table(self, tables: Sequence[Table], phi: NDArray[np.int8] | None = None) -> Table:
         """Members' probabilities -> the ensemble's. phi: (N, D) of the first memory, for `dynamic`."""
@@ -115,8 +116,9 @@ def fit(
     whole, parts = further(memory, cached, targets, alpha)
     guessed = np.zeros_like(targets)
     for fold, weights in enumerate(parts):  # each row's competence from the other folds
-        for at, phi in cached.blocks(cached.rows(fold)) if weights is not None else ():
-            guessed[at] = phi @ weights
+        if weights is not None:
+            for at, phi in cached.blocks(cached.rows(fold)):
+                guessed[at] = phi @ weights
 
     found = {name: combine(name, asked, guessed[rows] + bias) for name in METHODS}
     right = {name: table.argmax(axis=1) == wanted for name, table in found.items()}

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import onnx
@@ -16,7 +16,8 @@ from everlearn.errors import BadInput, Corrupt, Missing, StoreFault
 from everlearn.model import pixels
 from everlearn.model.backbone import Rows
 from everlearn.model.basis import INPUT
-from everlearn.model.graph import in_batches, session, threads
+from everlearn.model.graph import Graph, in_batches, session, threads
+from everlearn.model.pixels import Fit
 from everlearn.types import Prediction
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from everlearn.model.basis import Basis
     from everlearn.types import Image
 
+Square = tuple[int, Fit]
+"""Side in pixels, and how an image becomes that square."""
 FORMAT = "everlearn 1"
 PROBABILITIES, VALUE = "probabilities", "value"
 TOLERANCE = 1e-3  # of a probability; of a value as a share of its range
@@ -73,7 +76,7 @@ def export_head(basis: Basis, head: Head, path: Path, *, card: Mapping[str, Any]
     onnx.helper.set_model_props(model, _metadata(basis, head, card or {}))
     data = model.SerializeToString()
     check_bundle(OnnxModel(data), basis, head)
-    _write(Path(path), data)
+    write(Path(path), data)
 
 
 def check_bundle(model: OnnxModel, basis: Basis, head: Head, images: Sequence[Image] | None = None) -> float:
@@ -93,10 +96,10 @@ def check_bundle(model: OnnxModel, basis: Basis, head: Head, images: Sequence[Im
     return worst
 
 
-def probes(basis: Basis) -> list[Image]:
+def probes(basis: Basis | None = None) -> list[Image]:
     """Six generated images of several sizes, or rows."""
     rng = np.random.default_rng(0)
-    if not basis.input_size:
+    if basis is not None and not basis.input_size:
         return [rng.normal(size=width).astype(np.float32) for width in (1, 7, 64, 1000)]  # type: ignore[misc]
     shapes = ((1, 1), (28, 28), (64, 64), (100, 37), (240, 320), (500, 500))
     return [
@@ -109,9 +112,7 @@ def _model(basis: Basis, head: Head) -> onnx.ModelProto:
     graph, phi = basis.start()
     x = graph.cast(phi, np.float32)
     if head.target is None:
-        scores = graph.add("Add", graph.add("MatMul", x, head.weights.astype(np.float32)), head.bias.astype(np.float32))
-        scores = graph.add("Div", scores, np.float32(head.temperature))
-        graph.output(PROBABILITIES, graph.add("Softmax", scores, axis=1), np.float32, ["N", len(head.classes)])
+        graph.output(PROBABILITIES, probabilities(graph, x, head), np.float32, ["N", len(head.classes)])
     else:
         scores = graph.add("Add", graph.add("MatMul", x, head.weights.astype(np.float32)), head.bias.astype(np.float32))
         steps = graph.add("Mul", graph.cast(scores, np.float64), np.float64(head.target.step))
@@ -121,25 +122,48 @@ def _model(basis: Basis, head: Head) -> onnx.ModelProto:
     return graph.model()
 
 
+def probabilities(graph: Graph, phi: str, head: Head) -> str:
+    """phi (N, D) float32 -> (N, C), as the head's own."""
+    scores = graph.add("Add", graph.add("MatMul", phi, head.weights.astype(np.float32)), head.bias.astype(np.float32))
+    return graph.add("Softmax", graph.add("Div", scores, np.float32(head.temperature)), axis=1)
+
+
 def _metadata(basis: Basis, head: Head, card: Mapping[str, Any]) -> dict[str, str]:
+    return facts(
+        task="classify" if head.target is None else "regress", classes=head.classes,
+        squares=[(basis.input_size, basis.backbone.fit)] if basis.input_size else [], batch=basis.backbone.batch,
+        backbone=basis.spec, basis_digest=basis.digest, licence=basis.licence, card=card,
+    )  # fmt: skip
+
+
+def facts(
+    *, classes: Sequence[str], squares: Sequence[Square], batch: int, backbone: str, basis_digest: str, licence: str,
+    card: Mapping[str, Any], task: str = "classify",
+) -> dict[str, str]:  # fmt: skip
+    """What a bundle says of itself. squares: side and fit of each square that the graph takes, one after another."""
+    if len(squares) == 1:
+        shape = f"N x {squares[0][0]} x {squares[0][0]} x 3"
+    else:
+        shape = "one row of bytes: squares of " + ", ".join(f"{size} x {size} x 3" for size, _ in squares)
+    rules = "; ".join(dict.fromkeys(fit.rule for _, fit in squares))
+    rows = "rows of numbers, each divided by its largest absolute value, filled up with zeros"
     found = {
         "format": FORMAT,
-        "task": "classify" if head.target is None else "regress",
-        "classes": json.dumps(list(head.classes)),
-        "input_size": str(basis.input_size),
-        "preprocessing": f"RGB, uint8, N x {basis.input_size} x {basis.input_size} x 3: {pixels.RULE}"
-        if basis.input_size
-        else "rows of numbers, each divided by its largest absolute value, filled up with zeros",
-        "batch": str(basis.backbone.batch),
-        "backbone": basis.spec,
-        "basis_digest": basis.digest,
-        "licence": basis.licence,
+        "task": task,
+        "classes": json.dumps(list(classes)),
+        "input_size": str(max((size for size, _ in squares), default=0)),
+        "squares": json.dumps([[size, str(fit)] for size, fit in squares]),
+        "preprocessing": f"RGB, uint8, {shape}: {rules}" if squares else rows,
+        "batch": str(batch),
+        "backbone": backbone,
+        "basis_digest": basis_digest,
+        "licence": licence,
         "card": json.dumps(dict(card), default=str, ensure_ascii=False),
     }
     return {_KEY + name: value for name, value in found.items()}
 
 
-def _write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes) -> None:
     """Whole or not at all."""
     temporary = None
     try:
@@ -164,27 +188,50 @@ class OnnxModel:
     classes: in the order of the columns, () for regression. card: as it was exported. basis_digest, licence: its own.
     """
 
+    outputs: ClassVar[tuple[str, ...]] = (PROBABILITIES, VALUE)
+
     def __init__(self, source: Path | bytes) -> None:
         """source: the file or its bytes. Raises Missing, StoreFault, BadInput where it is no bundle."""
         name = "The model" if isinstance(source, bytes) else str(source)
-        self._session = session(source if isinstance(source, bytes) else _read(Path(source)), name)
+        self._data = source if isinstance(source, bytes) else _read(Path(source))
+        self._session = session(self._data, name)
         facts = self._session.get_modelmeta().custom_metadata_map
         if facts.get(_KEY + "format") != FORMAT:
             raise BadInput(f"{name} is not a model that Everlearn exported.", "Give a file that `models export` wrote.")
+        if self._session.get_outputs()[0].name not in self.outputs:
+            remedy = "Answer there: everlearn -w WORKSPACE predict --model VERSION"
+            raise BadInput(f"{name} gives features alone: its learner answers inside its workspace.", remedy)
         try:
             self.classes = tuple(str(one) for one in json.loads(facts[_KEY + "classes"]))
             self.card: dict[str, Any] = json.loads(facts[_KEY + "card"])
-            self.size, self.batch = int(facts[_KEY + "input_size"]), max(1, int(facts[_KEY + "batch"]))
+            self.squares = [(int(size), Fit.parse(fit)) for size, fit in json.loads(facts[_KEY + "squares"])]
+            self.batch = max(1, int(facts[_KEY + "batch"]))
             self.basis_digest, self.licence = facts[_KEY + "basis_digest"], facts[_KEY + "licence"]
             self.metadata = {key.removeprefix(_KEY): value for key, value in facts.items()}
-            if not 0 <= self.size <= 4096 or self._session.get_inputs()[0].name != INPUT:
+            if any(not 0 < size <= 4096 for size, _ in self.squares) or self._session.get_inputs()[0].name != INPUT:
                 raise ValueError
         except (KeyError, ValueError, TypeError):
             raise Corrupt(f"{name} is damaged: its description cannot be read.", "Export it again.") from None
 
+    def proto(self) -> onnx.ModelProto:
+        """The graph, to be made a part of another."""
+        return onnx.load_model_from_string(self._data)
+
     def prepare(self, images: Sequence[Image]) -> NDArray[Any]:
-        """(N,) images of any size -> the graph's input."""
-        return pixels.prepare(images, self.size) if self.size else Rows().prepare(images)
+        """(N,) images of any size, or prepared ones, -> the graph's input."""
+        if not self.squares:
+            return Rows().prepare(images)
+        if len(self.squares) == 1:
+            return pixels.prepare(images, *self.squares[0])
+        if len(images) and all(one.ndim == 1 for one in images):
+            return np.stack(images)
+        parts = [pixels.prepare(images, size, fit).reshape(len(images), -1) for size, fit in self.squares]
+        return np.concatenate(parts, axis=1)
+
+    @property
+    def size(self) -> int:
+        """Side of the largest square that it looks at, in pixels; 0 for rows of numbers."""
+        return max((size for size, _ in self.squares), default=0)
 
     def table(self, images: Sequence[Image], *, workers: int | None = None) -> NDArray[np.float32]:
         """(N,) images -> (N, C) probabilities, or (N, 1) values for regression."""

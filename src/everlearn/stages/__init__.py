@@ -2,7 +2,7 @@
 
 `data`: collect, validate, label, augment. `teach`: the basis and learning. `answering`: which model is meant, and what
 it answers. `prove`: evaluation and comparison. `predicting`: answers.
-`use`: feedback, deployment, drift. `watching`: when to turn.
+`use`: feedback, deployment, drift. `ensembles`: several models as one version. `watching`: when to turn.
 `care`: what is going on, and what a crash left behind.
 """
 
@@ -12,10 +12,11 @@ import importlib
 from typing import Any
 
 _ROOMS = {
-    "collect": "data", "gather": "data", "validate": "data", "label": "data", "augment": "data", "features": "data",
+    "collect": "data", "gather": "data", "validate": "data", "label": "data", "augment": "data",
     "anything_new": "teach", "nothing_new": "teach", "basis": "teach", "learn": "teach",
     "evaluate": "prove", "compare": "prove", "registered": "answering", "Evaluated": "prove", "Validated": "data",
-    "predict": "predicting", "feedback": "use", "deploy": "use", "export": "use",
+    "features": "extracting", "predict": "predicting", "feedback": "use", "deploy": "use", "export": "use",
+    "ensemble": "ensembles",
     "status": "care", "doctor": "care", "Watcher": "watching",
 }  # fmt: skip
 
