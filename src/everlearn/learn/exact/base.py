@@ -79,15 +79,11 @@ class ExactBase(BaseEstimator):  # type: ignore[misc]
         Raises BadArray naming the first row that is not held.
         """
         check_is_fitted(self)
-        if X is None:
-            if ids is None:
-                raise BadArray("nothing is named to be forgotten.", "Give X and y, or ids.")
-            rows = self._learned.held.find(_texts(ids))
-        else:
-            rows = self._batch(self._checked(X), y, ids, groups)
-        self._learned.forget(rows)
-        self._after()
-        return self
+        if X is not None:
+            return self._forget(self._batch(self._checked(X), y, ids, groups))
+        if ids is None:
+            raise BadArray("nothing is named to be forgotten.", "Give X and y, or ids.")
+        return self._forget(self._learned.held.find(_texts(ids)))
 
     def merge(self, other: Self) -> Self:
         """Learn all that another estimator of the same settings holds. Raises BadArray where the two do not match."""
@@ -185,12 +181,18 @@ class ExactBase(BaseEstimator):  # type: ignore[misc]
 
     # inside
 
+    def _forget(self, rows: Batch) -> Self:
+        self._learned.forget(rows)
+        self._after()
+        return self
+
     def _learn(
-        self, X: ArrayLike, y: ArrayLike, ids: Any, groups: Any, fresh: bool, classes: Any = None, least: int = 0
-    ) -> Self:
+        self, X: ArrayLike, y: ArrayLike | None, ids: Any, groups: Any, fresh: bool, classes: Any = None,
+        least: int = 0, negative: bool = False,
+    ) -> Self:  # fmt: skip
         before = dict(self.__dict__)
         try:
-            rows = self._prepared(X, y, ids, groups, fresh, classes, least)
+            rows = self._prepared(X, y, ids, groups, fresh, classes, least, negative)
             self._learned.learn(rows)
         except BaseException:
             self.__dict__.clear()
@@ -200,20 +202,21 @@ class ExactBase(BaseEstimator):  # type: ignore[misc]
         return self
 
     def _prepared(
-        self, X: ArrayLike, y: ArrayLike, ids: Any, groups: Any, fresh: bool, classes: Any = None, least: int = 0
-    ) -> Batch:
+        self, X: ArrayLike, y: ArrayLike | None, ids: Any, groups: Any, fresh: bool, classes: Any = None,
+        least: int = 0, negative: bool = False,
+    ) -> Batch:  # fmt: skip
         array = self._checked(X, fresh, least)
         if fresh:
             self._learned = self._empty(self.n_features_in_)
             self._begin()
         self._declare(classes)
-        return self._batch(array, y, ids, groups)
+        return self._batch(array, y, ids, groups, negative)
 
-    def _batch(self, array: NDArray[Any], y: ArrayLike | None, ids: Any, groups: Any) -> Batch:
-        if y is None:
+    def _batch(self, array: NDArray[Any], y: ArrayLike | None, ids: Any, groups: Any, negative: bool = False) -> Batch:
+        if y is None and not negative:
             name = type(self).__name__
             raise BadArray(f"This {name} estimator requires y to be passed, but the target y is None.", "Give it.")
-        labels = self._encoded(column_or_1d(y, warn=True))
+        labels = self._denied(y, len(array)) if negative else self._encoded(column_or_1d(y, warn=True))
         given, grouped = None if ids is None else _texts(ids), None if groups is None else _texts(groups)
         check_consistent_length(array, labels, given, grouped)
         return self._learned.batch(array, labels, given, grouped)
@@ -244,7 +247,7 @@ class ExactBase(BaseEstimator):  # type: ignore[misc]
         planes = self._planes(inputs)
         cosine = (self.dimensions, float(self.width), int(self.seed)) if self.features == "cosine" else ()
         encoder = Encoder(inputs, planes, scale, self.features, *cosine)
-        settings = Settings(bool(self.intercept), bool(self.standardize), self.alpha)
+        settings = self._settings()
         return Learned(encoder, self.folds, self.keep, settings, self._regression)
 
     def _planes(self, inputs: int) -> int:
@@ -257,6 +260,9 @@ class ExactBase(BaseEstimator):  # type: ignore[misc]
 
     def _take(self, other: Self) -> None:
         self.__dict__.update({name: value for name, value in vars(other).items() if name not in self.get_params()})
+
+    def _settings(self) -> Settings:
+        return Settings(bool(self.intercept), bool(self.standardize), self.alpha)
 
     # what the two do differently
 
@@ -281,6 +287,10 @@ class ExactBase(BaseEstimator):  # type: ignore[misc]
 
     def _restore(self, labels: dict[str, Any]) -> None:
         """From `_labels`."""
+
+    def _denied(self, y: ArrayLike | None, count: int) -> Any:
+        """(N,) names of the columns of rows that are not y, or nobody known."""
+        raise NotImplementedError
 
     def _encoded(self, y: NDArray[Any]) -> Any:
         """(N,) names of classes, or numbers."""

@@ -9,13 +9,14 @@ W' = W + B (S + U B)^-1 (Y - U W), B = A^-1 U^T: the very ridge of the changed s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import scipy.linalg as sl
 from numpy.typing import NDArray
 
 from everlearn.errors import BadInput
+from everlearn.learn.exact.head import Kind
 from everlearn.learn.exact.solve import ALPHAS, DEFAULT_ALPHA, lowest
 from everlearn.learn.exact.threads import in_threads, single_blas
 
@@ -70,17 +71,29 @@ class Scaling:
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """scores = scaling(x) @ weights + scaling.base. factor: lower Cholesky factor of the system; n: rows."""
+    """scores = scaling(x) @ weights + scaling.base. factor: lower Cholesky factor of the system; n: rows.
+
+    sums, counts: (D, C) Σz and rows per column, for other heads; xx: (D, D) Σzz^T, dropped by
+    `lean`; trace: of it; penalty: lambda.
+    """
 
     scaling: Scaling
     weights: Floats
     factor: Floats
     n: float
+    sums: Floats
+    counts: Floats
+    xx: Floats | None
+    trace: float
+    penalty: float
 
     def scores(self, x: Floats) -> Floats:
         found: Floats = self.scaling(x) @ self.weights
         found += self.scaling.base
         return found
+
+    def lean(self) -> Solution:
+        return replace(self, xx=None)
 
     def plain(self) -> tuple[Floats, Floats]:
         """(D, C) weights and (C,) bias on x itself."""
@@ -100,11 +113,13 @@ class Searched:
 
 @dataclass(frozen=True)
 class Settings:
-    """alpha: fixed, or None to be chosen by the folds."""
+    """alpha, head: fixed, or None to be chosen by the folds. unknown: the false-accept rate asked for, or None."""
 
     intercept: bool = True
     standardize: bool = True
     alpha: float | None = None
+    head: Kind | None = None
+    unknown: float | None = None
 
 
 def scaling(total: Moments, settings: Settings) -> Scaling:
@@ -126,15 +141,17 @@ class _System:
     def __init__(self, of: Moments, settings: Settings) -> None:
         self.scaling = scaling(of, settings)
         self.moments = self.scaling.moments(of)
+        self.counts = of.y
 
     def solve(self, alpha: float) -> Solution:
-        system = self.moments.xx.copy()
-        system.flat[:: len(system) + 1] += alpha * max(self.moments.n, 1.0)
+        system, penalty = self.moments.xx.copy(), alpha * max(self.moments.n, 1.0)
+        system.flat[:: len(system) + 1] += penalty
         factor, info = sl.lapack.dpotrf(system.T, lower=1, overwrite_a=1, clean=0)
         if info:  # a penalty this small is below the rounding of float64 on these features
             raise BadInput(f"alpha {alpha:g} is too small for these features.", "Give a larger one.")
         weights, _ = sl.lapack.dpotrs(factor, np.asfortranarray(self.moments.xy), lower=1)
-        return Solution(self.scaling, weights, factor, self.moments.n)
+        of = self.moments
+        return Solution(self.scaling, weights, factor, of.n, of.xy, self.counts, of.xx, float(np.trace(of.xx)), penalty)
 
 
 def solve(total: Moments, alpha: float, settings: Settings) -> Solution:
@@ -182,6 +199,7 @@ class Corrected:
     rows: Floats = field(init=False)  # U (k, D + 1)
     images: Floats = field(init=False)  # B (D + 1, k)
     _gain: tuple[tuple[str, ...], Floats] | None = None
+    _answered: Floats | None = None
 
     def __post_init__(self) -> None:
         d = len(self.solution.weights)
@@ -202,15 +220,49 @@ class Corrected:
     def gain(self, names: tuple[str, ...]) -> Floats:
         """(k, C): what the images of the rows are multiplied by."""
         if self._gain is None or self._gain[0] != names:
-            at = {name: column for column, name in enumerate(names)}
-            miss = -self.place(self.rows[:, :-1] @ self.solution.weights + self.solution.scaling.base, names)
-            for row, (name, value) in enumerate(self.targets):
-                if name in at:
-                    miss[row, at[name]] += value
+            miss = self.wanted(names) - self._before(names)
             gain: Floats = sl.solve(np.diag(self.signs) + self.rows @ self.images, miss)
             self._gain = names, gain
             return gain
         return self._gain[1]
+
+    def wanted(self, names: tuple[str, ...]) -> Floats:
+        """(k, C) targets of the rows."""
+        at = {name: column for column, name in enumerate(names)}
+        found = np.zeros((len(self.targets), len(names)))
+        for row, (name, value) in enumerate(self.targets):
+            if name in at:
+                found[row, at[name]] += value
+        return found
+
+    def _before(self, names: tuple[str, ...]) -> Floats:
+        """(k, C) what the solution answers to the rows."""
+        return self.place(self.rows[:, :-1] @ self.solution.weights + self.solution.scaling.base, names)
+
+    def counts(self, names: tuple[str, ...]) -> Floats:
+        """(C,) rows per column."""
+        return self.place(self.solution.counts[None], names)[0] + np.array(self.signs) @ self.wanted(names)
+
+    def sums(self, names: tuple[str, ...]) -> Floats:
+        """(D, C) Σz per column."""
+        signed = self.rows[:, :-1] * np.array(self.signs)[:, None]
+        return self.place(self.solution.sums, names) + signed.T @ self.wanted(names)
+
+    def answered(self, names: tuple[str, ...]) -> Floats:
+        """(C, C) Σ over all rows of target times answer, Y^T f(X) = Q^T A^-1 Q: what other heads make of the ridge.
+
+        With R the solution's answers to the changed rows, S their signs and R + U B gain the answers now,
+        Q'^T A'^-1 Q' = Q^T A^-1 Q + R^T gain + Y^T S (R + U B gain).
+        """
+        s = self.solution
+        if self._answered is None:
+            self._answered = s.sums.T @ s.weights + np.outer(s.counts, s.scaling.base)
+        found = self.place(self.place(self._answered, names).T, names).T
+        if self.signs:
+            gain, before = self.gain(names), self._before(names)
+            now = before + self.rows @ (self.images @ gain)
+            found = found + before.T @ gain + self.wanted(names).T @ (np.array(self.signs)[:, None] * now)
+        return found
 
     def place(self, scores: Floats, names: tuple[str, ...]) -> Floats:
         """Columns of the solution -> columns of `names`; a new class has 0."""

@@ -3,25 +3,29 @@ told to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from everlearn.learn.exact.base import ExactBase
-from everlearn.learn.exact.centred import Floats
-from everlearn.learn.exact.encode import BadArray, refuse_gaps
-from everlearn.learn.exact.learned import TARGET, TARGET_STEP
+from everlearn.learn.exact.centred import Floats, Settings
+from everlearn.learn.exact.encode import BadArray, Features, refuse_gaps
+from everlearn.learn.exact.head import KINDS
+from everlearn.learn.exact.learned import TARGET, TARGET_STEP, Line
+from everlearn.learn.exact.openset import Curve, Cut
+from everlearn.naming import UNKNOWN, denial
 
 _KINDS = {"b": "b", "i": "i", "u": "i", "f": "f", "U": "s"}
 
 
 class ExactClassifier(ClassifierMixin, ExactBase):  # type: ignore[misc]
-    """Ridge classification on exact integer sums: any order, any portions, merged or forgotten: the same digest.
+    """Classification from exact integer sums: any order, any portions, merged or forgotten: the same digest.
 
     features: `linear`, or `cosine`: `dimensions` random cosines, a Gaussian kernel of `width` (in `scale`, or in
         doublings), by `seed`.
@@ -33,16 +37,101 @@ class ExactClassifier(ClassifierMixin, ExactBase):  # type: ignore[misc]
     folds: sides of the held-out estimates. keep: share of the rows whose int8 features are kept (for calibration, and
         for forgetting by id alone).
 
-    Attributes: classes_, n_features_in_, samples_, alpha_, calibrated_, temperature_, quantisation_loss_.
-    Sources: ACIL arXiv:2205.14922, RanPAC arXiv:2307.02251, Guo et al. 2017 (temperature).
+    head: `ridge`, `lda` (shared covariance, balanced), `mean` (nearest class mean), or `auto`: the best by out-of-fold
+        accuracy; while a class is new (head.py: at most 5 rows), the balanced heads have the precedence.
+    unknown: the false-accept rate: the share of strangers that may be taken for a class. `predict` then answers
+        unknown_label (None: "unknown" among texts, -1 among numbers) to the others. None: never.
+
+    Attributes: classes_, n_features_in_, samples_, alpha_, head_, calibrated_, temperature_, unknown_,
+    quantisation_loss_.
+    Sources: ACIL arXiv:2205.14922, RanPAC arXiv:2307.02251, Deep SLDA arXiv:1909.01520, Guo et al. 2017 (temperature);
+    openset.py for the unknown.
     """
 
     _regression = False
 
+    def __init__(
+        self,
+        *,
+        features: Features = "linear",
+        scale: float | Sequence[float] | None = None,
+        planes: int | str = "auto",
+        dimensions: int = 1024,
+        width: float = 1.0,
+        seed: int = 0,
+        alpha: float | None = None,
+        intercept: bool = True,
+        standardize: bool = True,
+        folds: int = 5,
+        keep: float = 1.0,
+        head: str = "auto",
+        unknown: float | None = None,
+        unknown_label: Any = None,
+    ) -> None:
+        super().__init__(
+            features=features, scale=scale, planes=planes, dimensions=dimensions, width=width, seed=seed, alpha=alpha,
+            intercept=intercept, standardize=standardize, folds=folds, keep=keep,
+        )  # fmt: skip
+        self.head = head
+        self.unknown = unknown
+        self.unknown_label = unknown_label
+
+    def partial_fit(
+        self, X: ArrayLike, y: ArrayLike | None = None, classes: Any = None, ids: Any = None, groups: Any = None,
+        negative: bool = False,
+    ) -> Self:  # fmt: skip
+        """Learn more rows, with any classes, also none. classes: those that may come, to have their columns now.
+
+        negative: these rows are known not to be y; without y they are nobody that will ever be known. They enter the
+        sums and the digest as groups of their own that are never answered, and show what strangers look like.
+        """
+        fresh = not hasattr(self, "_learned")
+        return self._learn(X, y, ids, groups, fresh, classes, negative=negative)
+
+    def forget(
+        self, X: ArrayLike | None = None, y: ArrayLike | None = None, *, ids: Any = None, groups: Any = None,
+        negative: bool = False,
+    ) -> Self:  # fmt: skip
+        """Become what never learned these rows: X and y of rows learned without ids (and the groups they were learned
+        with; negative, if they were), or ids. With keep < 1, give ids with their X and y. All or nothing.
+
+        Raises BadArray naming the first row that is not held.
+        """
+        if X is None or not negative:
+            return super().forget(X, y, ids=ids, groups=groups)
+        check_is_fitted(self)
+        return self._forget(self._batch(self._checked(X), y, ids, groups, negative))
+
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """(N, D) -> (N,) labels. Raises BadArray naming a row with NaN or infinity."""
         found = self._scores(X)
-        return self.classes_[found.argmax(axis=1)]
+        answers = self.classes_[found.argmax(axis=1)]
+        if self.unknown is None:
+            return answers
+        return np.where(self.nearness(X) > self.unknown_.threshold, answers, self._stranger())
+
+    def nearness(self, X: ArrayLike) -> Floats:
+        """(N,) how near the nearest class is, -1 to 1: what the thresholds of `false_accept_curve` are of."""
+        self._line()
+        return self._learned.nearness(self._checked(X, least=1))
+
+    def false_accept_curve(self) -> Curve:
+        """Share of strangers accepted and of the known refused, for each threshold, by the rows held, out of fold.
+
+        A stranger is a negative, or a row as it looks where its class was never learned.
+        """
+        return self._line().curve
+
+    @property
+    def unknown_(self) -> Cut:
+        """The threshold taken and what it promises; see `Cut`."""
+        return self._line().cut
+
+    @property
+    def head_(self) -> str:
+        """The head that answers: `ridge`, `lda` or `mean`."""
+        check_is_fitted(self)
+        return self._learned.ready().answering.kind
 
     def predict_proba(self, X: ArrayLike) -> Floats:
         """(N, C), calibrated by out-of-fold scores; 0 for a declared class without a sample."""
@@ -81,13 +170,39 @@ class ExactClassifier(ClassifierMixin, ExactBase):  # type: ignore[misc]
     def _scores(self, X: ArrayLike) -> Floats:
         """(N, C) as classes_; -inf for a class without a sample."""
         check_is_fitted(self)
-        array, columns = self._checked(X, least=1), self._learned.memory.columns
+        array, columns = self._checked(X, least=1), self._learned.memory.classes
         found = self._learned.scores(array, columns)
         if self._order is None:
             return found
         placed = np.full((len(found), len(self.classes_)), -np.inf)
         placed[:, self._order] = found
         return placed
+
+    def _line(self) -> Line:
+        check_is_fitted(self)
+        line = self._learned.ready().line
+        if line is None:
+            raise BadArray("no false-accept rate is asked for.", "Set unknown, to 0.01 for example.")
+        return line
+
+    def _stranger(self) -> Any:
+        """The answer to a stranger. Raises BadArray where it could be mistaken for a class."""
+        label = self.unknown_label
+        if label is None:
+            label = {"s": UNKNOWN, "i": -1, "f": -1.0}.get(self._kind or "")
+        if label is None or label in self.classes_.tolist() or (self._kind == "s") != isinstance(label, str):
+            raise BadArray(
+                f"{label!r} cannot stand for the unknown among these classes.", "Give another unknown_label."
+            )
+        return label
+
+    def _settings(self) -> Settings:
+        if self.head not in ("auto", *KINDS):
+            raise BadArray(f"head={self.head!r} is not known.", f"Give 'auto' or one of {', '.join(KINDS)}.")
+        if self.unknown is not None and not 0 < self.unknown < 1:
+            raise BadArray(f"unknown={self.unknown!r} is no false-accept rate.", "Give a share above 0 and below 1.")
+        head = next((kind for kind in KINDS if kind == self.head), None)
+        return replace(super()._settings(), head=head, unknown=self.unknown)
 
     def _begin(self) -> None:
         self._kind: str | None = None
@@ -98,8 +213,8 @@ class ExactClassifier(ClassifierMixin, ExactBase):  # type: ignore[misc]
             self._declared |= frozenset(self._encoded(np.asarray(classes)))
 
     def _after(self) -> None:
-        """classes_ in the order of their values; _order: place of each of the memory's columns, None if the same."""
-        columns = self._learned.memory.columns
+        """classes_ in the order of their values; _order: place of each of the memory's classes, None if the same."""
+        columns = self._learned.memory.classes
         names = tuple(sorted({*columns, *self._declared}))
         if (names, columns) == getattr(self, "_known", None):
             return
@@ -110,6 +225,11 @@ class ExactClassifier(ClassifierMixin, ExactBase):  # type: ignore[misc]
         found = np.array([place[name] for name in columns], np.intp)
         self._order = None if np.array_equal(found, np.arange(len(names))) else found
         self._known = names, columns
+
+    def _denied(self, y: ArrayLike | None, count: int) -> list[str]:
+        if y is None:
+            return [denial("")] * count
+        return [denial(name) for name in self._encoded(column_or_1d(y, warn=True))]
 
     def _encoded(self, y: NDArray[Any]) -> list[str]:
         """Labels -> names of columns: the kind of value, and the value as text."""

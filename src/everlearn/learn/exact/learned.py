@@ -1,25 +1,33 @@
 """What an estimator has learned: the memory, the rows in it, and the head that answers, solved when it is asked for.
 
 Small problems are solved anew after every change. For large ones a few changed rows are a correction of the last solve
-(centred.py); more are a solve at the same penalty; and when a fifth as many rows as there were have changed, the
-penalty and the temperature are chosen again. `settle` does that at once.
+(centred.py, balanced.py); more are a solve at the same penalty; and when a fifth as many rows as there were have
+changed, all that the folds decide is chosen again: penalty, head, temperature, and where the unknown begins. `settle`
+does that at once.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import LinAlgError
 
-from everlearn.learn.exact.calibrate import OutOfFold, temperature
-from everlearn.learn.exact.centred import Corrected, Floats, Moments, Settings, Solution, search, solve
+from everlearn.learn.exact.balanced import Answering, Head, linear
+from everlearn.learn.exact.calibrate import OutOfFold, stride, temperature
+from everlearn.learn.exact.centred import Corrected, Floats, Moments, Searched, Settings, Solution, search, solve
 from everlearn.learn.exact.encode import BASE, BadArray, Encoder, digits, numbers, portions, top
+from everlearn.learn.exact.head import KINDS, Kind, ranked
 from everlearn.learn.exact.held import Batch, Held, batch
 from everlearn.learn.exact.memory import ExactMemory
+from everlearn.learn.exact.openset import Curve, Cut, curve, cut, distance
+from everlearn.learn.exact.threads import in_threads
+from everlearn.naming import denied
 
 TARGET_STEP, TARGET_PLANES, TARGET = 2.0**-30, 8, "y"
 """A number to be learned is held to 1e-9, within +-8e9, as eight more columns of phi: G then holds Σ φy and Σ y²."""
@@ -94,36 +102,52 @@ def _joined(array: NDArray[Any], sections: Sequence[tuple[int, int, int]]) -> ND
 
 @dataclass(frozen=True, eq=False)
 class _Scored(OutOfFold):
-    """Out-of-fold scores in float64 about the mean, whatever the scale of the features."""
+    """Out-of-fold scores in float64 about the mean, whatever the scale of the features. heads: of each solution."""
 
     solutions: tuple[Solution | None, ...] = ()
-    missing: tuple[NDArray[np.bool_], ...] = ()
+    heads: tuple[Head | None, ...] = ()
     encoder: Encoder | None = None
     origin: NDArray[np.int64] | None = None
 
     def scores(self, every: int = 1) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
         assert self.encoder is not None and self.origin is not None
-        for fold, solution in enumerate(self.solutions):
+        for fold, (solution, head) in enumerate(zip(self.solutions, self.heads)):
+            if solution is None or head is None:
+                continue
+            weights, bias = head
             rows = self.cached.rows(fold, every)
-            for part in portions(len(rows) if solution else 0):
-                assert solution is not None
-                found = solution.scores(self.encoder.values(self.cached.phi[rows[part]]) - self.origin)
-                found[:, self.missing[fold]] = -np.inf
-                yield rows[part], found.astype(np.float32)
+            for part in portions(len(rows)):
+                x = self.encoder.values(self.cached.phi[rows[part]]) - self.origin
+                yield rows[part], (solution.scaling(x) @ weights + bias).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """Where the unknown begins. curve: over all thresholds; cut: the one taken."""
+
+    curve: Curve
+    cut: Cut
 
 
 @dataclass(eq=False)
 class Model:
-    """What answers. searched: rows when alpha and temperature were chosen."""
+    """What answers. searched: rows when alpha, head and temperature were chosen. accuracies: of the heads, out of
+    fold."""
 
-    corrected: Corrected
+    answering: Answering
     origin: NDArray[np.int64]
     target_origin: int
     alpha: float
     errors: dict[float, float]
-    temperature: float
-    calibrated: bool
     searched: int
+    temperature: float = 1.0
+    calibrated: bool = False
+    accuracies: dict[Kind, float] = field(default_factory=dict)
+    line: Line | None = None
+
+    @property
+    def corrected(self) -> Corrected:
+        return self.answering.corrected
 
 
 class Learned:
@@ -192,18 +216,18 @@ class Learned:
 
     def ready(self) -> Model:
         """The model of all that is held. Raises BadArray where nothing is."""
-        if not self.memory.samples:
+        if not self.memory.samples or not (self.regression or self.memory.classes):
             raise BadArray("nothing is held.", "Learn samples first.")
         if self.model is None:
             self.settle()
         assert self.model is not None
-        corrected = self.model.corrected
-        if len(corrected.signs) + sum(len(rows.keys) for rows, _ in self._pending) > MOST_CORRECTIONS:
+        answering, more = self.model.answering, sum(len(rows.keys) for rows, _ in self._pending)
+        if more and (len(answering.corrected.signs) + more > MOST_CORRECTIONS or not answering.correctable):
             self._solve_again(self.model)
         else:
             for rows, sign in self._pending:
                 x, values = self._about_mean(rows.phi)
-                corrected.change(x, list(zip(rows.labels, values)), [sign] * len(values))
+                answering.corrected.change(x, list(zip(rows.labels, values)), [sign] * len(values))
         self._pending = []
         return self.model
 
@@ -218,34 +242,143 @@ class Learned:
     def _solve_again(self, model: Model) -> None:
         found = sums(self.memory, self.encoder, self.regression, self.settings.intercept)
         whole = solve(sum(found.parts[1:], found.parts[0]), model.alpha, self.settings)
-        model.corrected = Corrected(whole, self.memory.columns)
+        model.answering = self._answering(whole, [model.answering.kind])
         model.origin, model.target_origin = found.origin, found.target_origin
 
     def settle(self) -> None:
-        """Choose alpha and temperature anew, and solve: the model is then a function of the set of rows alone."""
+        """Choose alpha, head and temperature anew, and solve: the model is then a function of the set of rows alone."""
         found = sums(self.memory, self.encoder, self.regression, self.settings.intercept)
         solved = search(found.parts, self.settings)
-        warmth = None
-        if not self.regression and len(self.memory.columns) > 1 and any(solved.held_out):
-            held = sum(part.y for part in found.parts)
-            missing = tuple(np.asarray(held - part.y <= 0) for part in found.parts)
-            view = _Scored(self.memory.columns, (), self.held.cached(), 1.0, solved.held_out, missing, self.encoder,
-                           found.origin)  # fmt: skip
-            warmth = temperature(view)
+        views = {} if self.regression else self._views(found, solved)
+        counts = [int(self.memory.counts[name].sum()) for name in self.memory.classes]
+        accuracies = self._accuracies(views)
+        kinds = ranked(accuracies, counts) if accuracies else [self.settings.head or "ridge"]
+        answering = self._answering(solved.whole, kinds)
+        warmth = temperature(views[answering.kind]) if answering.kind in views else None
         self.model = Model(
-            Corrected(solved.whole, self.memory.columns), found.origin, found.target_origin, solved.alpha,
-            solved.errors, warmth or 1.0, warmth is not None, self.memory.samples,
+            answering, found.origin, found.target_origin, solved.alpha, solved.errors, self.memory.samples,
+            warmth or 1.0, warmth is not None, accuracies,
         )  # fmt: skip
+        if self.settings.unknown is not None:
+            self.model.line = self._line(found, solved, self.settings.unknown)
         self._pending, self._moved = [], 0
+
+    def _views(self, found: Sums, solved: Searched) -> dict[Kind, _Scored]:
+        """Out-of-fold views of the heads that may be chosen and can be built; {} where nothing can be held out."""
+        classes, columns = self.memory.classes, self.memory.columns
+        filled = [fold for fold, solution in enumerate(solved.held_out) if solution is not None]
+        if len(classes) < 2 or not filled:
+            return {}
+        at = [columns.index(name) for name in classes]
+        cached, views = self.held.cached().of(classes), {}
+
+        def build(fold: int, kind: Kind) -> Head | None:
+            solution = solved.held_out[fold]
+            both = None if solution is None else linear(solution, kind)
+            return None if both is None else (both[0][:, at], both[1][at])
+
+        for kind in KINDS if self.settings.head is None else (self.settings.head,):
+            built = dict(zip(filled, in_threads(lambda fold, kind=kind: build(fold, kind), filled)))  # type: ignore[misc]
+            if all(head is not None for head in built.values()):
+                heads = tuple(built.get(fold) for fold in range(len(solved.held_out)))
+                views[kind] = _Scored(classes, (), cached, 1.0, solved.held_out, heads, self.encoder, found.origin)
+        return views
+
+    def _accuracies(self, views: Mapping[Kind, _Scored]) -> dict[Kind, float]:
+        """Of the heads among which there is a choice, or of the one."""
+        if len(views) < 2:
+            return dict.fromkeys(views, float("nan"))
+        some = next(iter(views.values()))
+        every = stride(len(some.cached.order), len(some.classes))
+        scored = sum(len(some.cached.rows(fold, every)) for fold, part in enumerate(some.solutions) if part is not None)
+        return {kind: view.correct(every) / max(1, scored) for kind, view in views.items()}
+
+    def _answering(self, whole: Solution, kinds: Sequence[Kind]) -> Answering:
+        """By the first of these heads that rounding allows; the ridge can always be built."""
+        measured = None
+        if self.settings.unknown is not None and whole.xx is not None:
+            measured = distance(whole.xx, whole.sums, whole.counts)
+        columns = self.memory.columns
+        for kind in (*kinds, "ridge"):
+            answering = Answering(Corrected(whole.lean(), columns), kind, measured)
+            try:
+                answering.scores(np.zeros((1, len(whole.weights))), columns)
+            except LinAlgError:
+                continue
+            break
+        return answering
+
+    # the unknown
+
+    def _line(self, found: Sums, solved: Searched, asked: float) -> Line:
+        own, impostors = self._strangers(found, solved)
+        taken = cut(own, impostors, asked)
+        if not taken.kept:
+            warnings.warn(
+                f"{taken.impostors} rows can stand for strangers, {taken.needed} are needed for a false-accept rate of"
+                f" {asked:g}; {taken.promised:.2g} is kept.", UserWarning, stacklevel=2,
+            )  # fmt: skip
+        return Line(curve(own, impostors), taken)
+
+    def _strangers(self, found: Sums, solved: Searched) -> tuple[Floats, Floats]:
+        """Out-of-fold scores: of rows in their own class, and of rows that no class, or not that one, should claim."""
+        columns = self.memory.columns
+        at = {name: column for column, name in enumerate(columns)}
+        cached = self.held.cached()
+        label = np.array([at[name] for name in cached.labels], np.intp)
+        not_of = {at[name]: at.get(str(denied(name)), -1) for name in columns if denied(name) is not None}
+        own, impostors = [np.zeros(0)], [np.zeros(0)]
+        for fold, solution in enumerate(solved.held_out):
+            if solution is None or solution.xx is None:
+                continue
+            measured = distance(solution.xx, solution.sums, solution.counts)
+            shown = np.array([column for column, name in enumerate(columns)
+                              if denied(name) is None and solution.counts[column] > 0], np.intp)  # fmt: skip
+            rows = cached.rows(fold)
+            for part in portions(len(rows), max(64, 2**21 // len(columns))):
+                here = label[rows[part]]
+                z = solution.scaling(self.encoder.values(cached.phi[rows[part]]) - found.origin)
+                scores = measured.scores(z)
+                known = np.isin(here, shown)
+                own.append(scores[known, here[known]])
+                if len(shown) > 1:
+                    strange = measured.impostor_scores(z[known], here[known])
+                    impostors.append(strange[:, shown].max(axis=1))
+                if not len(shown):
+                    continue
+                for row in np.flatnonzero(~known):  # negatives, and the rows of a class that is in this fold alone
+                    denies = not_of.get(int(here[row]), -1)
+                    only = [denies] if denies in shown else shown
+                    impostors.append(scores[row, only].max(keepdims=True))
+        return np.concatenate(own), np.concatenate(impostors)
+
+    # answers
 
     def scores(self, x: NDArray[Any], names: tuple[str, ...]) -> Floats:
         """(N, inputs) -> (N, C) of these columns; for regression (N, 1) values."""
-        model = self.ready()
+        model, columns = self.ready(), self.memory.columns
+        if self.regression:
+            columns = names
+        at = [columns.index(name) for name in names]
         found = np.empty((len(x), len(names)))
         for part in portions(len(x)):
             values = self.encoder.values(self.encoder.phi(x[part])) - model.origin
-            found[part] = model.corrected.scores(values, names)
+            scores = model.answering.scores(values, columns)
+            found[part] = scores if names == columns else scores[:, at]
         return (found + model.target_origin) * TARGET_STEP if self.regression else found
+
+    def nearness(self, x: NDArray[Any]) -> Floats:
+        """(N, inputs) -> (N,) score of the nearest class, -1 to 1, to be compared with the line's thresholds.
+
+        Only where a false-accept rate is asked for.
+        """
+        model, columns = self.ready(), self.memory.columns
+        at = [columns.index(name) for name in self.memory.classes]
+        found = np.empty(len(x))
+        for part in portions(len(x)):
+            values = self.encoder.values(self.encoder.phi(x[part])) - model.origin
+            found[part] = model.answering.known(values, columns)[:, at].max(axis=1)
+        return found
 
 
 def _steps(values: Floats) -> NDArray[np.int64]:

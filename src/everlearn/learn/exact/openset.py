@@ -85,7 +85,7 @@ class Distance:
         Its mean leaves the origin too: else the other classes would lie on the far side of it, and every impostor would
         look easier than a stranger is. Its own column is -inf. With two classes the origin stays.
         """
-        share = 1 / (self.classes - 1) if self.classes > 2 else 0.0  # the origin moves to -share * mean of its own class
+        share = 1 / (self.classes - 1) if self.classes > 2 else 0.0  # the origin goes to -share * own mean
         z = x - self.origin
         right = self.inverse(self.means)
         between, cross = self.means.T @ right, z @ right  # (C, C), (N, C): inner products
@@ -100,10 +100,11 @@ class Distance:
         return found
 
 
-def distance(gram: Floats, sums: Floats, counts: NDArray[Any]) -> Distance:
+def distance(gram: Floats | Any, sums: Floats, counts: NDArray[Any]) -> Distance:
     """The distance from sums over rows: gram (D, D) Σ x x^T, sums (D, C) Σ x per class, counts (C,).
 
-    In any coordinates; every row counts in one class (negatives are a class of their own, and part of the origin).
+    gram may be anything with its length, its diagonal and its product with a matrix. In any coordinates; every row
+    counts in one class (negatives are a class of their own, and part of the origin).
     Classes with counts 0 lie at the origin and score 0. Raises BadInput where there is no row.
     """
     n = np.asarray(counts, np.float64)
@@ -115,7 +116,7 @@ def distance(gram: Floats, sums: Floats, counts: NDArray[Any]) -> Distance:
     origin = means[:, present].mean(axis=1)
     degrees = max(1.0, n.sum() - present.sum())
     d, rank = len(gram), min(RANK, len(gram))
-    variances = np.maximum(np.diagonal(gram) - np.einsum("dc,dc->d", means, sums), 0) / degrees
+    variances = np.maximum(gram.diagonal() - np.einsum("dc,dc->d", means, sums), 0) / degrees
     mean_variance = float(variances.mean()) or 1.0
 
     def covariance(y: Floats) -> Floats:

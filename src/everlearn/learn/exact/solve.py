@@ -276,7 +276,7 @@ def lda(weights: Floats, found: Moments) -> tuple[Floats, Floats] | None:
 
 
 def lda_turn(between: Floats, n: Floats) -> Floats:
-    """(C, C) that turns scores phi^T W into LDA's phi^T W turn, from between = Q^T W and the counts (C,) of its classes.
+    """(C, C) that turns scores phi^T W into LDA's phi^T W turn, from between = Q^T W and the counts (C,) of classes.
 
     It is (N - Q^T W)^-1 times the degrees of freedom, and LDA's bias -1/2 mu_c^T S^-1 mu_c follows from its diagonal:
     -1/2 (turn_cc - degrees / n_c). Raises LinAlgError where rounding has left nothing.
