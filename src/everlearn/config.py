@@ -150,7 +150,12 @@ class Target(Section):
 class Learn(Section):
     """The learner."""
 
-    learner: Literal["exact"] = Field("exact", description="What learns; so far the exact memory.")
+    learner: str = Field(
+        "exact",
+        pattern=r"^(exact|river:\S+)$",
+        description="What learns: exact, the exact memory; or a River estimator by name, such as "
+        "river:preprocessing.StandardScaler|linear_model.SoftmaxRegression or river:forest.ARFClassifier?n_models=5.",
+    )
     dimensions: int | None = Field(
         None, ge=16, le=16384, description="Width of the memory's features; empty: the backbone's own default."
     )
@@ -162,6 +167,20 @@ class Learn(Section):
         lt=1,
         description="Share of strangers that may be taken for a class, such as 0.01: whatever is no more like a class "
         "than they are is answered `unknown`, and the label `unknown` is no class. Empty: each answer is a class.",
+    )
+
+
+class Engine(Section):
+    """Where features are computed and summed. The results are the same in every bit."""
+
+    kind: Literal["local", "ray"] = Field("local", description="local: in this process; ray: on a Ray cluster.")
+    address: str | None = Field(
+        None,
+        description="The cluster: HOST:PORT or auto on one of its machines, ray://HOST:PORT from elsewhere; empty: one "
+        "is started on this machine and ends with the command.",
+    )
+    workers: int | None = Field(
+        None, ge=1, description="Most tasks at a time on the cluster; empty: one for each of its cores."
     )
 
 
@@ -220,6 +239,7 @@ class Config(Section):
     dataset: Dataset = Field(default_factory=Dataset)
     augment: Augment = Field(default_factory=Augment)
     learn: Learn = Field(default_factory=Learn)
+    engine: Engine = Field(default_factory=Engine)
     gates: Gates = Field(default_factory=Gates)
     watch: Watch = Field(default_factory=Watch)
     log: Log = Field(default_factory=Log)

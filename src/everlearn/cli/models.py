@@ -49,7 +49,7 @@ def learn(context: Context) -> Answer:
     line = f"{version.name}: {did} in {report.seconds:.1f} s." if report.samples or report.removed else (
         f"{version.name} knows everything already."
     )  # fmt: skip
-    return Answer(values, [line, f"memory {report.memory_digest}"])
+    return Answer(values, [line, f"memory {report.memory_digest}" if report.memory_digest else report.learner])
 
 
 def evaluate(context: Context, model: Model = None) -> Answer:

@@ -26,8 +26,9 @@ from everlearn.workspace import EVALUATIONS, Workspace, read_json, write_whole
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
+    from everlearn.learn.features import Features
     from everlearn.learn.live import LiveMemory
-    from everlearn.types import Progress, SampleId
+    from everlearn.types import Member, Progress, SampleId
 
 FORMAT = "everlearn certificate 1"
 
@@ -69,7 +70,8 @@ def certify(workspace: Workspace, journal: Mapping[str, Any], after: str | None)
         "salt": salt,
         "commitment": commitment(salt, remaining),
         "retired": journal["knowing"],
-        "exact": True,
+        "learner": workspace.config.learn.learner,
+        "exact": teach.is_exact(workspace),  # else what remains was learned again, in a fixed order
     }
     body["seal"] = _seal(key, body)
     path = workspace.root / EVALUATIONS / f"certificate_{body['certificate']}.json"
@@ -127,7 +129,7 @@ def verify(workspace: Workspace, path: Path, progress: Progress, *, from_images:
     check("models", not kept, f"still in service: {', '.join(kept)}")
     _check_members(workspace, body, check)
     _check_files(workspace, check)
-    _check_memory(workspace, body, progress, check, from_images)
+    (_check_memory if teach.is_exact(workspace) else _check_learner)(workspace, body, progress, check, from_images)
     return found
 
 
@@ -184,11 +186,7 @@ def _check_memory(workspace: Workspace, body: Mapping[str, Any], progress: Progr
     if live.snapshot is None and (live.path.exists() or taught is not None):
         check("memory", False, "the memory is gone, or not of this catalog; learn again, then verify")
         return
-    damaged = live.features.damaged()
-    check("features", not damaged, f"{damaged} cached features are not what was computed")
-    if again:
-        wrong = live.features.recomputed([one.id for one in members], progress)
-        check("features again", not wrong, f"{wrong} cached features are not those of their images")
+    _check_features(live.features, members if again else [], progress, check)
     digest = live.memory.digest()
     check("memory", live.rebuilt(progress).digest() == digest, "the sums are not those of what remains")
     if taught is not None and taught.snapshot == live.snapshot:
@@ -196,6 +194,31 @@ def _check_memory(workspace: Workspace, body: Mapping[str, Any], progress: Progr
     if whole and body.get("memory_after") and body.get("basis") == _basis_of(live):
         same = live.rebuilt(progress, then).digest() if number != live.snapshot else digest
         check("digest", same == body["memory_after"], "the memory is not the certified one")
+
+
+def _check_features(features: Features, members: Sequence[Member], progress: Progress, check: Any) -> None:
+    """members: those whose features are computed again."""
+    damaged = features.damaged()
+    check("features", not damaged, f"{damaged} cached features are not what was computed")
+    if members:
+        wrong = features.recomputed([one.id for one in members], progress)
+        check("features again", not wrong, f"{wrong} cached features are not those of their images")
+
+
+def _check_learner(workspace: Workspace, body: Mapping[str, Any], progress: Progress, check: Any, again: bool) -> None:
+    """A learner that is no exact memory knows what remains and nothing else; where it learned that in one pass, another
+    pass over the same samples gives the same answers."""
+    learner = teach.streaming(workspace)
+    with workspace.catalog.read() as tx:
+        newest, taught = snapshots.latest(tx), versions.newest(tx)
+        members = list(snapshots.members(tx, newest.number)) if newest else []
+    _check_features(learner.features, members if again else [], progress, check)
+    check("learner", learner.held == learner.wanted(members), "the learner is gone, or knows other samples than remain")
+    if taught is not None and newest is not None and taught.snapshot == newest.number:
+        check("model", taught.model_digest == learner.digest(), f"{taught.name} is not what the learner has come to")
+    if learner.in_order:
+        same = learner.again(progress).digest() == learner.digest()
+        check("again", same, "trained again on what remains, it answers otherwise")
 
 
 def _basis_of(live: LiveMemory) -> str:

@@ -216,13 +216,15 @@ def _learn_without(
     workspace: Workspace, journal: Mapping[str, Any], progress: Progress, notes: list[str]
 ) -> str | None:
     """Bring the memory to what remains; where a version knew the samples, a new one takes its place."""
-    if journal["before"] is None and not journal["knowing"]:
+    if journal["before"] is None and not journal["knowing"] and not teach.knows(workspace):
         return None
     if not teach.anything_to_learn(workspace):
         teach.drop_memory(workspace)
         notes.append("nothing to learn from remains, so there is no model any more")
         return None
     entered, report = teach.learn(workspace, progress, reason="rebuilt without what was forgotten")
+    if not teach.is_exact(workspace):
+        notes.append(f"{report.learner} is no exact memory: it was trained again on all that remains, in a fixed order")
     if journal["knowing"]:
         notes.append(f"{entered.name} takes the place of {', '.join(journal['knowing'])}")
         try:

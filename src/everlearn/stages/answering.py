@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from everlearn.learn.exact.head import Head
     from everlearn.learn.features import Features
+    from everlearn.learn.streaming import StreamAnswers
     from everlearn.model.bundle import OnnxModel
     from everlearn.types import Progress, SampleId
     from everlearn.workspace import Workspace
@@ -88,7 +89,11 @@ class Answerer:
     """Answers of one model for samples of the workspace. classes: what it knows, () for `regress`."""
 
     def __init__(
-        self, workspace: Workspace, head: Head | None, features: Features | None, model: OnnxModel | None
+        self,
+        workspace: Workspace,
+        head: Head | StreamAnswers | None,
+        features: Features | None,
+        model: OnnxModel | None,
     ) -> None:
         self.workspace, self.head, self.features, self.model = workspace, head, features, model
         self.classes: tuple[str, ...] = head.classes if head is not None else model.classes if model else ()
@@ -121,7 +126,6 @@ class Answerer:
 
 def answerer(workspace: Workspace, model: Named | Version) -> Answerer:
     """What answers for this model. Raises BadInput for a file that answers another kind of question."""
-    from everlearn.learn.exact.head import Head
     from everlearn.learn.features import Features
     from everlearn.model.bundle import OnnxModel
     from everlearn.stages import teach
@@ -133,11 +137,35 @@ def answerer(workspace: Workspace, model: Named | Version) -> Answerer:
     version = model.version if isinstance(model, Named) else model
     basis = teach.basis(workspace)
     if registry.card(workspace, version).get("basis_digest") != basis.digest:
-        return Answerer(workspace, None, None, OnnxModel(registry.bundle_file(workspace, version, ".onnx")))
+        return Answerer(workspace, None, None, serving(workspace, version))
+    return Answerer(workspace, head_of(workspace, version), Features(workspace, basis), None)
+
+
+def head_of(workspace: Workspace, version: Version) -> Head | StreamAnswers:
+    """What answers from phi. Raises Missing, Corrupt, also for a learner without this workspace's seal."""
+    from everlearn.learn.exact.head import Head
+    from everlearn.learn.streaming import StreamAnswers
+    from everlearn.stages.teach import HEAD, INSIDE, LEARNED
+
+    if registry.card(workspace, version).get("answers") == INSIDE:
+        data = registry.bundle_file(workspace, version, LEARNED)
+        return StreamAnswers.unpacked(workspace, data, f"the learner of {version.name}")
     with workspace.scratch() as folder:
         path = folder / "head.npz"
-        path.write_bytes(registry.bundle_file(workspace, version, "/head.npz"))
-        return Answerer(workspace, Head.load(path), Features(workspace, basis), None)
+        path.write_bytes(registry.bundle_file(workspace, version, HEAD))
+        return Head.load(path)
+
+
+def serving(workspace: Workspace, version: Version) -> OnnxModel:
+    """What answers from images: a version's file, with its learner where the file gives features alone."""
+    from everlearn.model.bundle import OnnxModel
+    from everlearn.model.inside import InsideModel
+    from everlearn.stages.teach import INSIDE
+
+    data = registry.bundle_file(workspace, version, ".onnx")
+    if registry.card(workspace, version).get("answers") != INSIDE:
+        return OnnxModel(data)
+    return InsideModel(data, head_of(workspace, version))
 
 
 def _check_kind(workspace: Workspace, path: Path, found: Answerer) -> None:

@@ -215,13 +215,17 @@ def _memory(workspace: Workspace, health: Health) -> None:
     """A damaged memory is removed: the next learning builds the same one again from the features."""
     from everlearn.errors import Corrupt
     from everlearn.learn.exact.memory import ExactMemory
-    from everlearn.learn.live import FILE
+    from everlearn.learn.streaming import readable
+    from everlearn.stages.teach import STATES
 
-    path = workspace.root / FILE
-    if not path.exists():
-        return
+    path = STATES["exact"](workspace)
     try:
-        ExactMemory.load(path)
+        if path.exists():
+            ExactMemory.load(path)
     except Corrupt:
         path.unlink()
         health.mended.append("removed a damaged memory; the next learning builds it again")
+    path = STATES["river"](workspace)
+    if not readable(workspace, path):
+        path.unlink()
+        health.mended.append("removed a damaged learner; the next learning trains it again")

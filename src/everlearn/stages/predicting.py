@@ -69,11 +69,10 @@ def _model(workspace: Workspace | None, model: str | None, *, record: bool) -> t
     if workspace is None or (model is not None and model.endswith(".onnx") and not record):
         assert model is not None
         return "", OnnxModel(Path(model).expanduser())
-    from everlearn import registry
     from everlearn.stages import answering
 
     version = answering.registered(workspace, model)
-    return version.name, OnnxModel(registry.bundle_file(workspace, version, ".onnx"))
+    return version.name, answering.serving(workspace, version)
 
 
 def _batches(paths: Sequence[Path], serving: OnnxModel, progress: Progress) -> Iterator[list[_Read]]:

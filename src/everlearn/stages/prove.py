@@ -119,7 +119,7 @@ def evaluate(workspace: Workspace, model: str | None, progress: Progress) -> Eva
         forgetting=past,
         versions=names,
         joint_forgetting=past.forgetting.value
-        if past and past.forgetting
+        if past and past.forgetting and version.memory_digest
         else None,  # the exact memory is the joint one
         regressions=cases,
     )

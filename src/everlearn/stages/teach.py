@@ -6,6 +6,8 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,7 @@ from everlearn import faults, registry
 from everlearn.catalog import samples, snapshots, versions
 from everlearn.catalog.tables import now
 from everlearn.dataset.build import build, current
-from everlearn.errors import TooFew
+from everlearn.errors import Corrupt, TooFew
 from everlearn.learn.exact.cached import Cached
 from everlearn.learn.exact.fit import AUTO_LABEL, Fitted, fit
 from everlearn.learn.live import FILE, Held, LiveMemory, Moved
@@ -24,11 +26,17 @@ from everlearn.types import LearnReport
 
 if TYPE_CHECKING:
     from everlearn.catalog.versions import Version
+    from everlearn.learn.exact.head import Head
+    from everlearn.learn.streaming import StreamAnswers, StreamLearner
     from everlearn.model.basis import Basis
     from everlearn.types import Member, Progress, Snapshot
     from everlearn.workspace import Workspace
 
 LEARNER = "exact"
+INSIDE = "inside its workspace only"
+"""What the card of a model says that cannot be one graph."""
+HEAD, LEARNED = "/head.npz", "/learner.river"
+"""What answers from phi, in a version's folder: a head, or a sealed learner."""
 
 
 def basis(workspace: Workspace) -> Basis:
@@ -101,9 +109,21 @@ def nothing_new(workspace: Workspace) -> str:
            f"quarantine: {reasons} (everlearn data --status quarantined; limits: setting validate)."  # fmt: skip
 
 
-def drop_memory(workspace: Workspace) -> None:
-    """Remove the memory, where nothing remains to be remembered."""
-    (workspace.root / FILE).unlink(missing_ok=True)
+def is_exact(workspace: Workspace) -> bool:
+    """Whether the exact memory is what learns."""
+    return _kind(workspace) == LEARNER
+
+
+def knows(workspace: Workspace) -> bool:
+    """Whether any learner has kept what it learned."""
+    return any(path(workspace).exists() for path in STATES.values())
+
+
+def drop_memory(workspace: Workspace, but: str | None = None) -> None:
+    """Remove what learners have kept, where nothing remains to be remembered, or another learner took over."""
+    for kind, path in STATES.items():
+        if kind != but:
+            path(workspace).unlink(missing_ok=True)
 
 
 def pool(workspace: Workspace) -> list[Member]:
@@ -141,61 +161,143 @@ def learn(workspace: Workspace, progress: Progress, reason: str = "learned") -> 
         newest = versions.newest(tx)
         members = list(snapshots.members(tx, snapshot.number))
     if newest and newest.snapshot == snapshot.number and newest.config == deciding(workspace):
-        return newest, _report(Moved(0, 0), began, newest.memory_digest, newest.model_digest, snapshot, {})
-    memory = live(workspace)
-    moved = memory.bring_to(members, progress)
-    if not memory.held:
-        raise TooFew(
-            f"All {snapshot.samples} labelled samples fell on the test side.", "Collect more, or lower dataset.test."
-        )
-    found = fitted(workspace, memory, progress)
-    memory.save(snapshot)
+        same = Taught(Moved(0, 0), 0, None, None, newest.memory_digest, newest.model_digest)
+        return newest, _report(workspace, same, began, snapshot)
+    taught = LEARNERS[_kind(workspace)](workspace, snapshot, members, progress)
+    drop_memory(workspace, but=_kind(workspace))
     with workspace.catalog.write() as tx:
         snapshots.mark_learned(tx, snapshot.number)
     faults.point("learn.marked")
-    details = {
-        "head": found.head.kind,
-        "alpha": found.alpha,
-        "accuracy_out_of_fold": found.accuracies.get(found.head.kind),
-    }
-    report = _report(moved, began, memory.memory.digest(), found.digest, snapshot, details)
-    return _register(workspace, memory, found, snapshot, report, reason), report
+    report = _report(workspace, taught, began, snapshot)
+    return _register(workspace, taught, snapshot, report, reason), report
 
 
-def _report(
-    moved: Moved, began: float, memory: str | None, model: str | None, snapshot: Snapshot, details: dict[str, Any]
-) -> LearnReport:
-    seconds = time.monotonic() - began
+@dataclass(frozen=True, eq=False)
+class Taught:
+    """What a learner has come to at a snapshot, kept by it and ready to be registered.
+
+    held: samples that it knows. head: its answers as one matrix, which become one graph; inside: what answers in this
+    workspace where there is no head. auto_label: the promise of automatic labels; details: for the report; card: its
+    own lines there.
+    """
+
+    moved: Moved
+    held: int
+    head: Head | None
+    inside: StreamAnswers | None = None
+    memory_digest: str | None = None
+    model_digest: str | None = None
+    auto_label: dict[str, float] | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def answers(self) -> Head | StreamAnswers:
+        found = self.head or self.inside
+        assert found is not None
+        return found
+
+
+def _exact(workspace: Workspace, snapshot: Snapshot, members: Sequence[Member], progress: Progress) -> Taught:
+    memory = live(workspace)
+    moved = memory.bring_to(members, progress)
+    _refuse_none(memory.held, snapshot)
+    found = fitted(workspace, memory, progress)
+    memory.save(snapshot)
+    accuracy, threshold = found.accuracies.get(found.head.kind), found.thresholds.get(AUTO_LABEL)
+    promise = None if threshold is None else vars_of(threshold)
+    return Taught(
+        moved, len(memory.held), found.head, None, memory.memory.digest(), found.digest, promise,
+        {"head": found.head.kind, "alpha": found.alpha, "accuracy_out_of_fold": accuracy},
+        {
+            "alpha": found.alpha,
+            "out_of_fold_accuracy": accuracy,
+            "automatic_labels": promise,
+            "knows": "The exact memory holds sums of its training samples; they can be taken out again exactly "
+            "(forget).",
+        },
+    )  # fmt: skip
+
+
+def streaming(workspace: Workspace) -> StreamLearner:
+    """The River learner that the configuration names, as it was kept. Raises BadConfig, NotInstalled."""
+    from everlearn.learn.streaming import StreamLearner
+
+    return StreamLearner(workspace, basis(workspace), STATES["river"](workspace))
+
+
+def _river(workspace: Workspace, snapshot: Snapshot, members: Sequence[Member], progress: Progress) -> Taught:
+    learner = streaming(workspace)
+    moved = learner.bring_to(members, progress)
+    _refuse_none(learner.held, snapshot)
+    learner.save()
+    head = learner.answers.head(learner.basis.dimensions)
+    before = learner.right / learner.asked if learner.asked else None
+    return Taught(
+        moved, len(learner.held), head, learner.answers, None, learner.digest(), None,
+        {"head": head and head.kind, "accuracy_before_learning": before, "one_pass_in_order": learner.in_order},
+        {
+            "accuracy_before_learning": before,
+            "automatic_labels": None,
+            "knows": "Every training sample, and the order they came in, shaped this River model; none can be taken "
+            "out. To forget, it is trained again from what remains (forget).",
+        },
+    )  # fmt: skip
+
+
+def _refuse_none(held: Mapping[str, Any], snapshot: Snapshot) -> None:
+    if not held:
+        raise TooFew(
+            f"All {snapshot.samples} labelled samples fell on the test side.", "Collect more, or lower dataset.test."
+        )
+
+
+LEARNERS: dict[str, Callable[[Workspace, Snapshot, Sequence[Member], Progress], Taught]] = {
+    LEARNER: _exact,
+    "river": _river,
+}
+"""What `learn.learner` names, up to its colon: brought to the members of a snapshot, and kept so."""
+
+STATES: dict[str, Callable[[Workspace], Path]] = {
+    LEARNER: lambda workspace: workspace.root / FILE,
+    "river": lambda workspace: workspace.private("river.state"),
+}
+"""Where each keeps what it learned."""
+
+
+def _kind(workspace: Workspace) -> str:
+    return workspace.config.learn.learner.partition(":")[0]
+
+
+def _report(workspace: Workspace, taught: Taught, began: float, snapshot: Snapshot) -> LearnReport:
     return LearnReport(
-        LEARNER, moved.added, moved.removed, seconds, memory, model, {"snapshot": snapshot.digest, **details}
-    )
+        workspace.config.learn.learner, taught.moved.added, taught.moved.removed, time.monotonic() - began,
+        taught.memory_digest, taught.model_digest, {"snapshot": snapshot.digest, **taught.details},
+    )  # fmt: skip
 
 
-def _register(
-    workspace: Workspace, memory: LiveMemory, found: Fitted, snapshot: Snapshot, report: LearnReport, reason: str
-) -> Version:
+def _register(workspace: Workspace, taught: Taught, snapshot: Snapshot, report: LearnReport, reason: str) -> Version:
+    own = basis(workspace)
     with workspace.catalog.read() as tx:
         newest = versions.newest(tx)
         champion = versions.champion(tx)
-        another = newest is not None and newest.backbone != memory.basis.spec
+        another = newest is not None and newest.backbone != own.spec
         name = versions.next_name(tx, major=another)
-    threshold = found.thresholds.get(AUTO_LABEL)
     metrics = {
         "seconds": round(report.seconds, 3),
         "memory_bytes": most_memory(),
-        "samples": len(memory.held),
-        "auto_label": None if threshold is None else vars_of(threshold),
+        "samples": taught.held,
+        "auto_label": taught.auto_label,
         **report.details,
     }
-    card = _card(workspace, memory, found, snapshot, name, report)
     with workspace.scratch() as folder:
-        files = _files(folder, basis(workspace), found, card)
+        files = _files(workspace, folder, taught, _card(workspace, taught, snapshot, name))
         facts = {
             "parent": (champion or newest).name if champion or newest else None,  # type: ignore[union-attr]
             "snapshot": snapshot.number,
-            "learner": LEARNER,
-            "backbone": memory.basis.spec,
-            "licence": memory.basis.licence,
+            "learner": report.learner,
+            "backbone": own.spec,
+            "licence": own.licence,
             "config": deciding(workspace),
             "code_version": code_version(),
             "memory_digest": report.memory_digest,
@@ -211,49 +313,58 @@ def vars_of(threshold: Any) -> dict[str, float]:
     return {name: getattr(threshold, name) for name in names}
 
 
-def _files(folder: Path, own: Basis, found: Fitted, card: dict[str, Any]) -> dict[str, bytes | Path]:
-    """The bundle: the ONNX file, checked against the Python result, the head, the classes, the card."""
+def _files(workspace: Workspace, folder: Path, taught: Taught, card: dict[str, Any]) -> dict[str, bytes | Path]:
+    """The bundle: the ONNX file, checked against the Python result, the head or the learner, the classes, the card."""
     from everlearn.model.bundle import export_head
+    from everlearn.model.inside import export_features
 
-    model, head = folder / "model.onnx", folder / "head.npz"
-    export_head(own, found.head, model, card=card)
-    found.head.save(head)
+    model, head, own = folder / "model.onnx", folder / "head.npz", basis(workspace)
+    answers: dict[str, bytes | Path] = {HEAD: head}
+    try:
+        if taught.head is not None:
+            export_head(own, taught.head, model, card=card)
+            taught.head.save(head)
+    except Corrupt:  # weights without bounds, as gradients may give, are no graph of single precision
+        if taught.inside is None:
+            raise
+        taught = replace(taught, head=None)
+    if taught.head is None:
+        assert taught.inside is not None
+        card = {**card, "head": None, "answers": INSIDE}
+        export_features(own, taught.inside, model, card=card)
+        answers = {LEARNED: taught.inside.packed(workspace)}
     text = json.dumps(card, ensure_ascii=False, indent=1, default=str)
     return {
         ".onnx": model,
-        "/head.npz": head,
-        "/classes.txt": "\n".join(found.head.classes).encode(),
+        **answers,
+        "/classes.txt": "\n".join(taught.answers.classes).encode(),
         "/card.json": text.encode(),
         "/card.md": card_text(card).encode(),
     }
 
 
-def _card(
-    workspace: Workspace, memory: LiveMemory, found: Fitted, snapshot: Snapshot, name: str, report: LearnReport
-) -> dict[str, Any]:
-    threshold = found.thresholds.get(AUTO_LABEL)
+def _card(workspace: Workspace, taught: Taught, snapshot: Snapshot, name: str) -> dict[str, Any]:
+    own, head = basis(workspace), taught.head
     return {
         "name": name,
         "made": now().isoformat(timespec="seconds") + "Z",
         "task": workspace.config.task,
-        "classes": list(found.head.classes),
-        "learner": LEARNER,
-        "head": found.head.kind,
-        "alpha": found.alpha,
-        "temperature": found.head.temperature,
-        "calibrated": found.head.calibrated,
-        "backbone": memory.basis.spec,
-        "backbone_licence": memory.basis.licence,
-        "basis_digest": memory.basis.digest,
-        "dimensions": memory.basis.dimensions,
+        "classes": list(taught.answers.classes),
+        "learner": workspace.config.learn.learner,
+        "head": head and head.kind,
+        "answers": "as one graph, anywhere",
+        "temperature": head and head.temperature,
+        "calibrated": head is not None and head.calibrated,
+        "backbone": own.spec,
+        "backbone_licence": own.licence,
+        "basis_digest": own.digest,
+        "dimensions": own.dimensions,
         "snapshot": snapshot.digest,
         "samples": {"all": snapshot.samples, **snapshot.splits},
-        "memory_digest": report.memory_digest,
-        "model_digest": report.model_digest,
-        "out_of_fold_accuracy": found.accuracies.get(found.head.kind),
-        "automatic_labels": None if threshold is None else vars_of(threshold),
+        "memory_digest": taught.memory_digest,
+        "model_digest": taught.model_digest,
+        **taught.card,
         "code_version": code_version(),
-        "knows": "The exact memory holds sums of its training samples; they can be taken out again exactly (forget).",
     }
 
 

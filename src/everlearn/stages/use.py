@@ -91,6 +91,10 @@ def _adopt(workspace: Workspace, changed: Any, answer: dict[str, Any]) -> None:
 def deploy(workspace: Workspace, model: str | None, to: str | None) -> Deployed:
     """Copy a model to where programs look for it; by default where it was last."""
     version = answering.registered(workspace, model)
+    card = registry.card(workspace, version)
+    if card.get("answers") == teach.INSIDE:
+        remedy = "Answer there (everlearn predict), or learn with one that becomes one graph, such as exact."
+        raise BadInput(f"{version.name} ({version.learner}) answers {teach.INSIDE}.", remedy)
     if to is None:
         with workspace.catalog.read() as tx:
             past = versions.deployments(tx)
@@ -99,9 +103,7 @@ def deploy(workspace: Workspace, model: str | None, to: str | None) -> Deployed:
         to = past[-1]["path"].rpartition("/")[0]
     elif "://" not in to:
         to = str(Path(to).expanduser().absolute())  # the next `deploy` may be called from another folder
-    return copy_to(
-        workspace, version, to, registry.card(workspace, version) | {"evaluation": _newest(workspace, version)}
-    )
+    return copy_to(workspace, version, to, card | {"evaluation": _newest(workspace, version)})
 
 
 def _newest(workspace: Workspace, version: Version) -> dict[str, Any] | None:
@@ -130,6 +132,8 @@ def export(
 
 def _memory_of(workspace: Workspace, version: Version, progress: Progress) -> LiveMemory:
     """The memory as it stood at a version: the live one brought there, in this process only."""
+    if version.memory_digest is None:
+        raise BadInput(f"{version.name} ({version.learner}) holds no sums.", "Export it without --sums.")
     memory = teach.live(workspace)
     with workspace.catalog.read() as tx:
         members = list(snapshots.members(tx, version.snapshot or 0))
