@@ -14,6 +14,7 @@ from everlearn.model import ensemble
 from everlearn.model.backbone import load_backbone
 from everlearn.model.basis import Basis
 from everlearn.model.bundle import OnnxModel, export_head, probes
+from tests.model.test_external import network as network_file
 
 CLASSES = ("bird", "cat", "dog")
 
@@ -58,6 +59,16 @@ def test_a_class_that_a_network_does_not_know_has_no_share_of_it(tmp_path: Path)
     member = network(tmp_path)
     found = member.table(probes())
     assert (found[:, 0] == 0).all() and np.allclose(found.sum(axis=1), 1, atol=1e-5)
+
+
+def test_two_networks_stand_in_one_graph(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(network_file().SerializeToString())
+    members: list[ensemble.Member] = []
+    for options in ("size=16", "size=16&mean=0&std=255"):
+        basis = Basis(load_backbone(f"onnx:net.onnx?{options}", base=tmp_path), dimensions=64)
+        members.append(ensemble.Memory(basis, memory(64, 0).head))
+    ensemble.export_ensemble(members, combined("average", 2), CLASSES, tmp_path / "whole.onnx", card={})
+    assert OnnxModel(tmp_path / "whole.onnx").squares[0][0] == 16
 
 
 def test_a_file_that_differs_is_not_written(tmp_path: Path) -> None:

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 WEIGHTS = "EVERLEARN_WEIGHTS"
 OPTIONS = ("size", "mean", "std", "output", "bgr", "fit", "licence")
 IMAGENET_MEAN, IMAGENET_STD = "123.675,116.28,103.53", "58.395,57.12,57.375"
-PREFIX = "backbone_"
 MOST_BYTES = 1 << 31  # protobuf's own limit
 
 
@@ -75,11 +74,12 @@ class Onnx:
         """
         self.spec, self.licence, self.output = spec, licence, output
         self.preparation, self.size, self.fit = preparation, preparation.size, preparation.fit
-        self._model = _prefixed(spec, model, output)
+        self.digest = hashlib.sha256(f"onnx 1|{identity}|{output}|{preparation}".encode()).hexdigest()
+        self._prefix = f"backbone_{self.digest[:12]}_"  # two networks may stand in one graph
+        self._model = _prefixed(spec, model, output, self._prefix)
         self._input = self._model.graph.input[0].name
         self._channels_last = _channels_last(_shape(self._model.graph.input[0]))
         self.dimensions = self._width()
-        self.digest = hashlib.sha256(f"onnx 1|{identity}|{output}|{preparation}".encode()).hexdigest()
 
     @property
     def input(self) -> tuple[type[np.generic], tuple[int, ...]]:
@@ -105,7 +105,7 @@ class Onnx:
         graph.nodes.append(onnx.helper.make_node("Identity", [x], [self._input]))
         graph.nodes.extend(self._model.graph.node)
         graph.constants.extend(self._model.graph.initializer)
-        return graph.reshape(PREFIX + self.output, 0, -1)
+        return graph.reshape(self._prefix + self.output, 0, -1)
 
     def _width(self) -> int:
         """Numbers that the network gives for one image. Raises BadInput where it cannot run."""
@@ -232,7 +232,7 @@ def _opset(model: onnx.ModelProto) -> int:
     return max((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), default=0)
 
 
-def _prefixed(spec: str, model: onnx.ModelProto, output: str) -> onnx.ModelProto:
+def _prefixed(spec: str, model: onnx.ModelProto, output: str, prefix: str) -> onnx.ModelProto:
     """The part of the graph that gives `output`, at our operator set or above, its names marked as the backbone's."""
     foreign = [one.domain for one in model.opset_import if one.domain not in ("", "ai.onnx")]
     used = {node.domain for node in model.graph.node} - {"", "ai.onnx"}
@@ -241,11 +241,11 @@ def _prefixed(spec: str, model: onnx.ModelProto, output: str) -> onnx.ModelProto
     try:
         if _opset(model) < OPSET:
             model = version_converter.convert_version(model, OPSET)
-        found = compose.add_prefix(model, PREFIX)
+        found = compose.add_prefix(model, prefix)
     except Exception as error:
         reason = (str(error).splitlines() or ["?"])[0][:200]
         raise BadInput(f"{spec} cannot be brought to operator set {OPSET}: {reason}", "Export it again.") from None
-    return _pruned(found, PREFIX + output)
+    return _pruned(found, prefix + output)
 
 
 def _pruned(model: onnx.ModelProto, output: str) -> onnx.ModelProto:
