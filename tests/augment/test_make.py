@@ -4,7 +4,6 @@ import sys
 
 import numpy as np
 import pytest
-from tests.make import START, Quiet, add_image, make_workspace
 
 from everlearn.augment.make import PREVIEW, SET_ASIDE, augment, children
 from everlearn.catalog import labels, samples, snapshots
@@ -16,6 +15,7 @@ from everlearn.files import change
 from everlearn.image import decode
 from everlearn.label.person import say
 from everlearn.workspace import AUGMENTED, QUARANTINED, Workspace
+from tests.make import START, Quiet, add_image, make_workspace
 
 CONFIG = Config(dataset=Dataset(test=0.3, validation=0.2), augment=Augment(copies=2))
 

@@ -6,10 +6,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from tests.catalog.rows import id_of, row
 
 from everlearn.catalog import Database, answers, samples
 from everlearn.errors import Missing
+from tests.catalog.rows import id_of, row
 
 START = datetime(2025, 7, 4)
 

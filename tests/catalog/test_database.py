@@ -14,13 +14,13 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from tests.catalog.rows import id_of, row
 
 from everlearn.catalog import Database, answers, labels, samples, snapshots
 from everlearn.catalog.database import _revisions
 from everlearn.catalog.tables import metadata
 from everlearn.errors import BadConfig, Corrupt, EverlearnError, NotInstalled, StoreFault
 from everlearn.types import Member
+from tests.catalog.rows import id_of, row
 
 ADD_TEN = """
 import sys

@@ -7,13 +7,13 @@ import itertools
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.catalog.rows import id_of, row
 
 from everlearn.catalog import Database, labels, samples
 from everlearn.catalog.labels import Said
 from everlearn.config import Config, Learn, Target
 from everlearn.errors import BadInput
 from everlearn.naming import denial, denied
+from tests.catalog.rows import id_of, row
 
 ID = id_of(1)
 

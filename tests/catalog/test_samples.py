@@ -6,12 +6,12 @@ import dataclasses
 
 import pytest
 import sqlalchemy as sa
-from tests.catalog.rows import WHEN, id_of, row
 
 from everlearn.catalog import Database, labels, samples, snapshots
 from everlearn.catalog.tables import label_event, member, sample, sighting
 from everlearn.errors import BadInput, Missing
 from everlearn.types import STATUSES, Member
+from tests.catalog.rows import WHEN, id_of, row
 
 MANY = 2 * samples.BATCH + 1
 

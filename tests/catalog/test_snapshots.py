@@ -7,12 +7,12 @@ import random
 
 import pytest
 import sqlalchemy as sa
-from tests.catalog.rows import id_of, row
 
 from everlearn.catalog import Database, labels, samples, snapshots
 from everlearn.catalog.tables import snapshot
 from everlearn.errors import Missing
 from everlearn.types import Member
+from tests.catalog.rows import id_of, row
 
 LABELS = ("cat", "Cat", "_x", "é", "고양이", "z", "A")
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
-from tests.catalog.rows import id_of
 
 from everlearn.catalog import Database, turns
 from everlearn.catalog.tables import suppressed
+from tests.catalog.rows import id_of
 
 
 def test_turns_are_counted(database: Database) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from tests.catalog.rows import id_of, row
 
 from everlearn.catalog import Database, samples, snapshots, versions
 from everlearn.catalog.versions import CHAMPION
 from everlearn.errors import Missing
 from everlearn.types import Member
+from tests.catalog.rows import id_of, row
 
 NOON = datetime(2025, 7, 4, 12)
 

@@ -11,9 +11,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from tests.cli.command import Everlearn, ever, folders, picture, pixels
 
 from everlearn.cli.main import global_first, run
+from tests.cli.command import Everlearn, ever, folders, picture, pixels
 
 __all__ = ["ever"]
 

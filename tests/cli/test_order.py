@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image as Pillow
+
 from tests.cli.command import Everlearn, ever, folders, picture, pixels
 
 __all__ = ["ever"]

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.cli.command import Everlearn, ever, picture
 
 from everlearn.cli.main import run
+from tests.cli.command import Everlearn, ever, picture
 
 __all__ = ["ever"]
 

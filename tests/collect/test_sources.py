@@ -7,13 +7,13 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from tests.child import powerless
 
 from everlearn.collect.files import DEEPEST, SORTED_BELOW, entry_at, printable, read_regular
 from everlearn.collect.options import SourceOptions
 from everlearn.collect.sources import open_source
 from everlearn.errors import BadInput, Missing
 from everlearn.types import Found, Refused
+from tests.child import powerless
 
 JPEG = b"\xff\xd8\xff\xe0 not a whole one"
 

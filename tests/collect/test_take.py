@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.wheel import make, world, write
 
 from everlearn import stages
 from everlearn.catalog import samples
 from everlearn.collect import take
 from everlearn.types import SILENT
+from tests.wheel import make, world, write
 
 
 @pytest.mark.parametrize("most", [1, 3000])

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.make import START, add_image, make_workspace, picture
 
 from everlearn.catalog import labels, samples
 from everlearn.config import Dataset
@@ -17,6 +16,7 @@ from everlearn.dataset.build import SUSPECT, build, current, fold_of, side_of
 from everlearn.errors import BadInput
 from everlearn.image import encode_png
 from everlearn.workspace import Workspace
+from tests.make import START, add_image, make_workspace, picture
 
 SIDES = {"r": "train", "t": "test", "v": "validation"}
 KNOWN_SIDES = [SIDES[side] for side in "rrtvrrrvrrrr"]

@@ -1,12 +1,12 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.make import START, add_image, make_workspace
 
 from everlearn.catalog import Database, labels, samples, snapshots
 from everlearn.catalog.samples import Sample
 from everlearn.dataset.build import build
 from everlearn.dataset.diff import changes, diff
 from everlearn.types import Member
+from tests.make import START, add_image, make_workspace
 
 MEMBERS = st.dictionaries(
     st.sampled_from([f"{n:032x}" for n in range(12)]),

@@ -7,12 +7,12 @@ import subprocess
 import sys
 
 import pytest
-from tests.make import Quiet, add_image, make_workspace
 
 from everlearn.dataset.build import build
 from everlearn.dataset.export import export, read
 from everlearn.errors import BadInput
 from everlearn.workspace import LFS
+from tests.make import Quiet, add_image, make_workspace
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 needs_lfs = pytest.mark.skipif(shutil.which("git-lfs") is None, reason="git-lfs is not installed")

@@ -9,7 +9,6 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.make import Quiet, add_image, make_workspace, picture
 
 from everlearn.catalog import samples, snapshots
 from everlearn.catalog.samples import Sample
@@ -20,6 +19,7 @@ from everlearn.errors import BadInput, Corrupt, Missing, StoreFault
 from everlearn.image import encode_png
 from everlearn.types import Member
 from everlearn.workspace import Workspace
+from tests.make import Quiet, add_image, make_workspace, picture
 
 FORMATS = ("imagefolder", "yolo", "coco", "csv")
 HALVES = Config(dataset=Dataset(test=0.3, validation=0.3))

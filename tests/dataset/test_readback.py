@@ -3,7 +3,6 @@
 from datetime import datetime, timedelta
 
 import pytest
-from tests.make import Quiet, make_workspace
 
 from everlearn.catalog import samples, snapshots
 from everlearn.collect.options import SourceOptions
@@ -14,6 +13,7 @@ from everlearn.dataset.build import build, fold_of, side_of
 from everlearn.dataset.export import export
 from everlearn.types import Found
 from everlearn.workspace import Workspace
+from tests.make import Quiet, make_workspace
 
 CONFIG = Config(dataset=Dataset(test=0.3, validation=0.2))
 LABELS = ("cat", "a/b", "한글 이름", 'x, "y"')

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from tests.make import Quiet, add_image, picture
 
 from everlearn.catalog import labels, samples
 from everlearn.config import Config
@@ -15,6 +14,7 @@ from everlearn.label.automatic import Sure, automatic
 from everlearn.label.person import say, undo, waiting
 from everlearn.types import Prediction
 from everlearn.workspace import Workspace
+from tests.make import Quiet, add_image, picture
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.wheel import make
 
 from everlearn import stages
 from everlearn.catalog import samples
@@ -17,6 +16,7 @@ from everlearn.learn import features
 from everlearn.model.backbone import load_backbone
 from everlearn.model.basis import Basis
 from everlearn.types import SILENT
+from tests.wheel import make
 
 
 class Watched(Basis):

@@ -57,6 +57,16 @@ def test_integer_arithmetic_agrees_with_the_formulas(images):
         assert np.linalg.norm(got) == pytest.approx(np.sqrt(2), abs=0.01)
 
 
+def test_mirror_images_have_the_same_features(images):
+    backbone = Patches(scales=SMALL, filters=100, mirror=True)
+    found = run(backbone, images)
+    np.testing.assert_array_equal(run(backbone, np.ascontiguousarray(images[:, :, ::-1])), found)
+    assert backbone.digest != Patches(scales=SMALL, filters=100).digest
+    one_sided = run(Patches(scales=SMALL, filters=100), images)
+    for both, one in zip(found[:3], one_sided[:3], strict=True):
+        assert both @ one > 0.5 * np.linalg.norm(both) * np.linalg.norm(one)
+
+
 def test_flat_colour_has_no_features(images):
     assert not run(Patches(scales=SMALL, filters=100), images[3:]).any()
 

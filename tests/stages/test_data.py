@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.wheel import make, run, world, write
-
 from everlearn.catalog import samples
 from everlearn.workspace import Workspace
+from tests.wheel import make, run, world, write
 
 
 def test_a_label_that_a_person_has_confirmed_no_longer_counts_as_wrong(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.validate.test_quality import FACES, photo, rgb
 
 from everlearn.image import decode, encode_jpeg
 from everlearn.validate.duplicates import (
@@ -25,6 +24,7 @@ from everlearn.validate.duplicates import (
     thumbs_of,
 )
 from everlearn.validate.quality import small_grey
+from tests.validate.test_quality import FACES, photo, rgb
 
 COPIES = {
     "re-encoded": lambda image: decode(encode_jpeg(image, 60)).pixels,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from tests.validate.test_quality import photo
 
 from everlearn.image import BadImage, encode_jpeg
 from everlearn.validate.look import Look, examine_many, look
+from tests.validate.test_quality import photo
 
 
 def test_in_order_with_the_broken_among_them() -> None:

@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
-from tests.validate.test_quality import photo
 
 from everlearn.image import decode
 from everlearn.validate import scores
 from everlearn.validate.descriptor import DIMENSIONS, describe
+from tests.validate.test_quality import photo
 
 
 def shaken(picture: np.ndarray, shift: float, degrees: float, seed: int = 0, n: int = 50) -> list[np.ndarray]:

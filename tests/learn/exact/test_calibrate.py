@@ -5,7 +5,6 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from scipy.stats import binom
-from tests.learn.exact.make import blobs, cache
 
 from everlearn.errors import BadInput
 from everlearn.learn.exact.calibrate import (
@@ -17,6 +16,7 @@ from everlearn.learn.exact.calibrate import (
     temperature,
 )
 from everlearn.learn.exact.head import softmax
+from tests.learn.exact.make import blobs, cache
 
 
 def view(phi, labels, folds, weights, classes):

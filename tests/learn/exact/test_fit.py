@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from sklearn.datasets import load_diabetes, load_digits
-from tests.learn.exact.make import blobs, cache, taught
 
 from everlearn.errors import BadInput
 from everlearn.learn.exact import fit as fitting
 from everlearn.learn.exact.cached import Cached
 from everlearn.learn.exact.fit import AUTO_LABEL, fit
 from everlearn.learn.exact.target import RegressionTarget
+from tests.learn.exact.make import blobs, cache, taught
 
 
 @pytest.fixture(scope="module")

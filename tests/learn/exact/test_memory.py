@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from tests.learn.exact.make import BASIS, blobs, taught
 
 from everlearn.errors import BadConfig, BadInput, Corrupt, Missing, StoreFault
 from everlearn.learn.exact.memory import ExactMemory
 from everlearn.learn.exact.target import RegressionTarget
+from tests.learn.exact.make import BASIS, blobs, taught
 
 TARGET = RegressionTarget(-1.0, 1.0, 0.001)
 

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge as SklearnRidge
-from tests.learn.exact.make import BASIS, blobs, cache, taught
 
 from everlearn.errors import BadInput
 from everlearn.learn.exact import solve
 from everlearn.learn.exact.memory import ExactMemory
 from everlearn.learn.exact.solve import ALPHAS, lda, lowest, means, moments, plain, ridge
 from everlearn.learn.exact.target import RegressionTarget
+from tests.learn.exact.make import BASIS, blobs, cache, taught
 
 
 def one_hot(labels, classes):
