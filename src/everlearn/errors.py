@@ -55,6 +55,12 @@ class StoreFault(EverlearnError):
     code = "store"
 
 
+class ClusterFault(EverlearnError):
+    """A cluster that is out of reach, or whose workers cannot do the work."""
+
+    code = "cluster"
+
+
 class Busy(EverlearnError):
     """Another process works on this workspace."""
 

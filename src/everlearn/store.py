@@ -278,6 +278,10 @@ class S3Store:
     def __repr__(self) -> str:
         return f"S3Store({self.url!r})"
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open connection: whoever is sent a store opens its own, with credentials of its own."""
+        return {name: value for name, value in vars(self).items() if name != "_files"}
+
     def put(self, key: str, data: BinaryIO) -> None:
         target = {"Bucket": self.bucket, "Key": self.prefix + check_key(key)}
         first = _read(data, _PART)

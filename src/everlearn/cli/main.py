@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import traceback
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,19 @@ import typer
 
 from everlearn.cli import data, models, wheel
 from everlearn.cli.console import Answer, Console, as_json
-from everlearn.errors import EverlearnError
+from everlearn.errors import BadInput, EverlearnError
 
 OURS = 70
 _click: Any = sys.modules[typer.BadParameter.__mro__[1].__module__]  # Typer's own copy of click, or click itself
 INTERRUPTED = 130
 
 EPILOG = "Exit codes: 0 done, 1 the answer is no, 2 bad input, 70 a fault of Everlearn, 130 interrupted."
+
+
+class EngineName(StrEnum):
+    local = "local"
+    ray = "ray"
+
 
 app = typer.Typer(
     name="everlearn",
@@ -40,10 +47,30 @@ def everlearn(
     ),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object on stdout, and nothing else."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress and no messages, only the answer."),
+    engine: EngineName | None = typer.Option(
+        None, help="Where features are computed and summed; default: the setting engine.kind."
+    ),
+    ray_address: str | None = typer.Option(
+        None, metavar="ADDRESS", help="The Ray cluster: HOST:PORT, ray://HOST:PORT or auto; implies --engine ray."
+    ),
 ) -> None:
     """Global options; they may also follow the verb."""
     console: Console = context.obj
     console.workspace, console.json, console.quiet = workspace, as_json, quiet
+    _use_engine(console, engine, ray_address)
+
+
+def _use_engine(console: Console, kind: EngineName | None, address: str | None) -> None:
+    """For this command alone. A cluster that it starts, by the options or the settings, ends with it."""
+    from everlearn import engine
+    from everlearn.config import Engine
+
+    if address is not None and kind is EngineName.local:
+        raise BadInput("--ray-address needs --engine ray.", "Leave --engine out.")
+    name = "ray" if address is not None else kind and kind.value
+    engine.choose(Engine(kind=name, address=address) if name else None)
+    console.open.callback(engine.choose, None)
+    console.open.callback(engine.close)
 
 
 for room in (data, models, wheel):
@@ -101,12 +128,12 @@ def global_first(arguments: list[str]) -> list[str]:
             rest += [word, *words]
         elif word in ("--json", "--quiet", "-q"):
             front.append(word)
-        elif word in ("-w", "--workspace"):
+        elif word in ("-w", "--workspace", "--engine", "--ray-address"):
             value = next(words, None)
             if value is None or value in ("--json", "--quiet", "-q"):
                 return [word]  # so that it is this option which is said to miss its value, not the verb
             front += [word, value]
-        elif word.startswith("--workspace=") or (word.startswith("-w") and word[2:3] in "/.~"):
+        elif word.startswith(_JOINED) or (word.startswith("-w") and word[2:3] in "/.~"):
             front.append(word)
         elif rest[:1] == ["label"] and "--" not in rest and word[:1] == "-" and word[1:2] in _NUMBER:
             rest += ["--", word]  # `label ID -5`: a number below 0 is no option
@@ -115,6 +142,7 @@ def global_first(arguments: list[str]) -> list[str]:
     return front + rest
 
 
+_JOINED = ("--workspace=", "--engine=", "--ray-address=")
 _NUMBER = tuple("0123456789.")
 
 

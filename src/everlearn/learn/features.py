@@ -8,40 +8,36 @@ unlinked.
 from __future__ import annotations
 
 import hashlib
-import io
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from everlearn import faults, image
+from everlearn import engine, faults
 from everlearn.catalog import samples
-from everlearn.errors import BadInput, Corrupt, Missing
+from everlearn.errors import Missing
+from everlearn.learn.extract import Basis as Basis
+from everlearn.learn.extract import Extract, File, Labelled, Summed, read, together
 from everlearn.workspace import PRIVATE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from everlearn.engine import Engine
+    from everlearn.learn.exact.memory import ExactMemory
     from everlearn.types import Image, Progress, SampleId
     from everlearn.workspace import Workspace
 
 BATCH = 256
-_THREADS = 4
+"""Images computed here before their features are kept."""
 
+SENT = (64, 4096)
+"""Fewest and most images of a part that is sent elsewhere: seconds of work, and no more is lost with a worker."""
 
-class Basis(Protocol):
-    """The fixed map from an image to int8 features; `model.basis.Basis` is one."""
-
-    spec: str
-    digest: str
-    dimensions: int
-    licence: str
-
-    def prepare(self, images: Sequence[Image]) -> NDArray[Any]: ...
-    def phi(self, images: Sequence[Image]) -> NDArray[np.int8]: ...
+WORTH_SUMS = 2048
+"""For fewer new images, adding their rows here is less work than fetching sums."""
 
 
 class Features:
@@ -50,6 +46,7 @@ class Features:
     def __init__(self, workspace: Workspace, basis: Basis) -> None:
         self.workspace = workspace
         self.basis = basis
+        self._extract = Extract(basis, workspace.store, _most_pixels(workspace))
         self.path = workspace.private(f"features-{basis.digest[:16]}.db")
         with closing(self._open()) as file:
             _prepare(file)
@@ -58,6 +55,7 @@ class Features:
         self, ids: Sequence[SampleId], progress: Progress, *, size: int = BATCH
     ) -> Iterator[tuple[Sequence[SampleId], NDArray[np.int8]]]:
         """(ids, phi (n, dimensions)) in the order given, a batch at a time. Raises Missing where an image is gone."""
+        self._fill(ids, progress)
         with progress.task("features", len(ids)) as task, closing(self._open()) as file:
             for start in range(0, len(ids), size):
                 part = ids[start : start + size]
@@ -77,10 +75,32 @@ class Features:
     def recomputed(self, ids: Sequence[SampleId], progress: Progress) -> int:
         """Compute the features of these samples again; returns how many of the cached ones differ."""
         wrong = 0
-        for part, phi in self.batches(ids, progress):
-            fresh = self.basis.phi(self._images(part))
-            wrong += int((fresh != phi).any(axis=1).sum())
+        runs = self._engine
+        with progress.task("features again", len(ids)) as task, closing(self._open()) as file:
+            for part, fresh in runs.map(self._extract, self._parts(ids, runs)):
+                there = self._cached(file, [one.id for one in part])
+                wrong += sum(one.id in there and bool((there[one.id] != row).any()) for one, row in zip(part, fresh))
+                task.advance(len(part))
         return wrong
+
+    def learned(
+        self, held: Mapping[SampleId, tuple[str, int]], empty: ExactMemory, progress: Progress
+    ) -> tuple[ExactMemory, set[SampleId]] | None:
+        """The sums over those of these samples (id to label and fold) whose features are not cached yet, and which they
+        are; their features are cached now. None where the engine has nothing to gain from it."""
+        runs = self._engine
+        if not runs.elsewhere or len(wanted := self._missing(sorted(held))) < WORTH_SUMS:
+            return None
+        with progress.task("sums", len(wanted)) as task, closing(self._open()) as file:
+
+            def take(part: list[Labelled], phi: NDArray[np.int8] | None) -> None:
+                assert phi is not None
+                self._keep(file, [one.file.id for one in part], phi)
+                task.advance(len(part))
+
+            parts = ([Labelled(one, *held[one.id]) for one in part] for part in self._parts(wanted, runs))
+            found = runs.sum(Summed(self._extract, empty, keep=True), parts, together, take)
+        return None if found is None else (found, set(wanted))
 
     def damaged(self) -> int:
         """How many rows of the cache are not what was written. They are not used: what they were is computed again."""
@@ -95,17 +115,43 @@ class Features:
             with closing(_connect(str(path))) as file:
                 file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def _images(self, ids: Sequence[SampleId]) -> list[Image]:
-        return images(self.workspace, ids, lambda one: self.basis.prepare([one])[0])
+    @property
+    def _engine(self) -> Engine:
+        return engine.opened(self.workspace.config.engine)
+
+    def _fill(self, ids: Sequence[SampleId], progress: Progress) -> None:
+        """Where the engine works elsewhere, it is given all that is missing at once."""
+        runs = self._engine
+        if not runs.elsewhere or not (wanted := self._missing(ids)):
+            return
+        with progress.task("features", len(wanted)) as task, closing(self._open()) as file:
+            for part, phi in runs.map(self._extract, self._parts(wanted, runs)):
+                self._keep(file, [one.id for one in part], phi)
+                task.advance(len(part))
+
+    def _missing(self, ids: Sequence[SampleId]) -> list[SampleId]:
+        with closing(self._open()) as file:
+            parts = (ids[start : start + BATCH] for start in range(0, len(ids), BATCH))
+            return [id for part in parts for there in [self._cached(file, part)] for id in part if id not in there]
+
+    def _parts(self, ids: Sequence[SampleId], runs: Engine) -> Iterator[list[File]]:
+        """The files of samples, as many at a time as keep all workers busy to the end."""
+        fewest, most = SENT if runs.elsewhere else (BATCH, BATCH)
+        size = min(most, max(fewest, -(-len(ids) // (4 * runs.workers))))
+        for start in range(0, len(ids), size):
+            yield _files(self.workspace, ids[start : start + size])
 
     def _compute(self, file: sqlite3.Connection, ids: Sequence[SampleId]) -> dict[SampleId, NDArray[np.int8]]:
-        phi = self.basis.phi(self._images(ids))
+        phi = self._extract(_files(self.workspace, ids))
+        self._keep(file, ids, phi)
+        return dict(zip(ids, phi, strict=True))
+
+    def _keep(self, file: sqlite3.Connection, ids: Sequence[SampleId], phi: NDArray[np.int8]) -> None:
         faults.point("features.computed")
         with file:
             rows = [(id, value.tobytes(), _mark(id, value.tobytes())) for id, value in zip(ids, phi, strict=True)]
             file.executemany("INSERT OR REPLACE INTO phi VALUES (?, ?, ?)", rows)
         faults.point("features.kept")
-        return dict(zip(ids, phi, strict=True))
 
     def _cached(self, file: sqlite3.Connection, ids: Sequence[SampleId]) -> dict[SampleId, NDArray[np.int8]]:
         marks = ",".join("?" * len(ids))
@@ -150,24 +196,19 @@ def images(
 ) -> list[Image]:
     """Decoded pixels of samples, in the order given; for rows the feature vector instead. Raises Missing, Corrupt.
 
-    shrink: what is kept of each image. A camera's photo takes 36 MB, so hundreds of them are not held as they are.
+    shrink: what is kept of each image.
     """
+    return read(workspace.store, _files(workspace, ids), _most_pixels(workspace), shrink)
+
+
+def _files(workspace: Workspace, ids: Sequence[SampleId]) -> list[File]:
+    """Where the images of samples lie now, in the order given. Raises Missing."""
     with workspace.catalog.read() as tx:
         rows = samples.some(tx, ids)
     if len(rows) < len(set(ids)):
         raise Missing("A sample is no longer in the catalog.", "Run again; if it stays: everlearn doctor")
+    return [File(id, rows[id].key, rows[id].kind == "row") for id in ids]
 
-    def load(id: SampleId) -> Image:
-        one = rows[id]
-        with workspace.store.open(one.key) as file:
-            data = file.read()
-        try:
-            if one.kind == "row":
-                return np.load(io.BytesIO(data), allow_pickle=False)  # type: ignore[no-any-return]
-            pixels = image.decode(data, max_pixels=int(workspace.config.collect.max_megapixels * 1e6)).pixels
-        except (BadInput, ValueError, EOFError) as error:
-            raise Corrupt(f"The file of sample {id} has changed: {error}", "See: everlearn doctor --deep") from None
-        return pixels if shrink is None else shrink(pixels)
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(load, ids))
+def _most_pixels(workspace: Workspace) -> int:
+    return int(workspace.config.collect.max_megapixels * 1e6)

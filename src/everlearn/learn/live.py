@@ -17,7 +17,8 @@ from everlearn.catalog import snapshots
 from everlearn.errors import BadInput, Corrupt, Missing
 from everlearn.learn.exact.memory import ExactMemory
 from everlearn.learn.exact.target import RegressionTarget
-from everlearn.learn.features import Basis, Features
+from everlearn.learn.extract import Basis
+from everlearn.learn.features import Features
 from everlearn.workspace import CHECKPOINTS
 
 if TYPE_CHECKING:
@@ -76,6 +77,10 @@ class LiveMemory:
                 self.memory.subtract(phi, *_columns(ids, self.held))
         except (Missing, BadInput, Corrupt):  # they are gone already, or are not what was learned: build again
             self.memory, come = self._empty(), list(wanted)
+        if found := self.features.learned({id: wanted[id] for id in come}, self._empty(), progress):
+            summed, there = found
+            self.memory.merge(summed)
+            come = [id for id in come if id not in there]
         for ids, phi in self.features.batches(come, progress, size=4096):
             self.memory.add(phi, *_columns(ids, wanted))
 
