@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from everlearn.errors import BadInput
 from everlearn.learn.exact.sums import LIMIT
+from everlearn.learn.exact.threads import over_rows
 
 BASE = 2 * LIMIT + 1
 PLANES = 4
@@ -28,6 +29,9 @@ KNEES = {1: (1.0, 12), 2: (4.0, 16), 3: (64.0, 26), 4: (16384.0, 18)}
 _COSINE_KNEE = (1.0, 32)
 _TURN = 1024  # steps of a full turn in the table of cosines
 _BLOCK = 4096
+_CELLS = 2**15  # float32 numbers of a guess: they stay in the cache
+_SMALL = 2.0**-60
+_BITS_OF_ONE = np.int32(0x3F800000)  # of 1.0 in float32
 
 Floats = NDArray[np.float64]
 Features = Literal["linear", "cosine"]
@@ -64,13 +68,15 @@ def numbers(phi: NDArray[Any], planes: int) -> NDArray[np.int64]:
 
 def refuse_gaps(values: NDArray[Any], what: str = "X") -> None:
     """Raises BadArray naming the first row with NaN or infinity."""
-    for start in range(0, len(values), _BLOCK):
-        block = values[start : start + _BLOCK]
-        good = np.isfinite(block)
-        if not good.all():
-            row = int(np.argmin(good.reshape(len(good), -1).all(axis=1)))
-            found = "NaN" if np.isnan(block[row]).any() else "infinity (inf)"
-            raise BadArray(f"{what} row {start + row} holds {found}.", "Fill or leave out what is not known.")
+
+    def first(part: slice) -> int | None:
+        good = np.isfinite(values[part])
+        return None if good.all() else part.start + int(np.argmin(good.reshape(len(good), -1).all(axis=1)))
+
+    for row in over_rows(first, len(values)):
+        if row is not None:
+            found = "NaN" if np.isnan(values[row]).any() else "infinity (inf)"
+            raise BadArray(f"{what} row {row} holds {found}.", "Fill or leave out what is not known.")
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ class Encoder:
 
     def digest(self) -> str:
         """Hex digest of all that decides phi."""
-        about: list[object] = ["everlearn arrays 1", self.inputs, self.planes, self.features]
+        about: list[object] = ["everlearn arrays 2", self.inputs, self.planes, self.features]
         about += [float.hex(s) for s in self.scale]
         about += [self.dimensions, float.hex(self.width), self.seed] if self.cosine else []
         about += [KNEES[self.planes], _COSINE_KNEE, BASE, _TURN]
@@ -115,14 +121,22 @@ class Encoder:
     def phi(self, x: NDArray[Any]) -> NDArray[np.int8]:
         """(N, inputs) finite -> (N, columns) int8."""
         found = np.empty((len(x), self.columns), np.int8)
-        for start in range(0, len(x), _BLOCK):
-            block = np.asarray(x[start : start + _BLOCK], np.float64)
-            rows = found[start : start + _BLOCK]
-            if self.cosine:
-                turned = np.rint(self._turns(self._steps(block, 2, _COSINE_KNEE)) * _TURN).astype(np.int64)
-                rows[:] = _table()[(turned + self._phases) % _TURN]
-            else:
-                rows[:] = digits(self._steps(block, self.planes, KNEES[self.planes]), self.planes)
+        quick = not self.cosine and self.planes == 1 and all(_SMALL < s < 1 / _SMALL for s in self.scale)
+
+        def encode(part: slice) -> None:
+            block, rows = x[part], found[part]
+            with np.errstate(over="ignore"):  # what is beyond the largest float is beyond the last step
+                if quick:
+                    self._steps_by_guess(block, rows)
+                elif self.cosine:
+                    steps = self._steps(np.asarray(block, np.float64), 2, _COSINE_KNEE)
+                    turned = np.rint(self._turns(steps) * _TURN).astype(np.int64)
+                    rows[:] = _table()[(turned + self._phases) % _TURN]
+                else:
+                    steps = self._steps(np.asarray(block, np.float64), self.planes, KNEES[self.planes])
+                    rows[:] = digits(steps, self.planes)
+
+        over_rows(encode, len(x), 512 if quick else self._slice)
         return found
 
     def values(self, phi: NDArray[np.int8]) -> Floats:
@@ -137,15 +151,56 @@ class Encoder:
         steps = self._scaled(x, *_COSINE_KNEE) * top(2)
         return np.cos(2 * np.pi * (self._turns(steps, exact=False) + self._phases / _TURN))
 
-    def _scaled(self, x: Floats, knee: float, octaves: int) -> Floats:
-        """Values in [-1, 1]."""
+    def _scaled(self, x: Floats, knee: float, octaves: int, scale: Floats | None = None) -> Floats:
+        """Values in [-1, 1]. scale: of each number of x; None: they are whole rows."""
         if self.scale:
-            return np.clip(x / np.array(self.scale), -1, 1)
+            return np.clip(x / (np.array(self.scale) if scale is None else scale), -1, 1)
         mantissa, exponent = np.frexp(1 + np.abs(x) / knee)  # piecewise linear log2: exact operations only
         return np.sign(x) * np.minimum((exponent + 2 * mantissa - 2) / octaves, 1)
 
-    def _steps(self, x: Floats, planes: int, knee: tuple[float, int]) -> NDArray[np.int64]:
-        return np.rint(self._scaled(x, *knee) * top(planes)).astype(np.int64)
+    @property
+    def _slice(self) -> int:
+        """Rows of which a float64 copy stays in the cache."""
+        return max(16, 2**17 // self.inputs)
+
+    def _steps_by_guess(self, x: NDArray[Any], out: NDArray[np.int8]) -> None:
+        """What `_steps` gives for one plane, by guesses in float32; float64 decides where a guess is near an edge.
+
+        A guess is off by less than 2^-15: a few roundings of 2^-24 on numbers up to 127. Without a scale it is read
+        from the bits of 1 + |x|: as an integer, a float is its piecewise linear log2.
+        """
+        rows = max(1, _CELLS // self.inputs)
+        guesses, spares = np.empty((2, rows, self.inputs), np.float32)
+        per_step = (LIMIT / np.array(self.scale or 1, np.float64)).astype(np.float32)
+        unsure = []
+        for start in range(0, len(x), rows):
+            block = np.asarray(x[start : start + rows], np.float32)
+            guess, spare, found = guesses[: len(block)], spares[: len(block)], out[start : start + rows]
+            if self.scale:
+                np.multiply(block, per_step, out=guess)
+            else:
+                np.abs(block, out=spare)
+                spare += 1
+                bits = spare.view(np.int32)
+                bits -= _BITS_OF_ONE
+                np.copyto(guess, bits, casting="same_kind")
+                guess *= np.float32(LIMIT / KNEES[1][1] / 2**23)
+            np.clip(guess, -LIMIT, LIMIT, out=guess)
+            np.rint(guess, out=spare)
+            np.copyto(found, spare, casting="unsafe")
+            if not self.scale:
+                sign = -(block < 0).view(np.int8)
+                found ^= sign
+                found -= sign
+            guess -= spare
+            np.abs(guess, out=guess)
+            unsure.append(np.flatnonzero(guess > 0.5 - 2**-14) + start * self.inputs)
+        row, column = np.divmod(np.concatenate(unsure), self.inputs)
+        scale = np.broadcast_to(np.array(self.scale), self.inputs)[column] if self.scale else None
+        out[row, column] = self._steps(x[row, column].astype(np.float64), 1, KNEES[1], scale)
+
+    def _steps(self, x: Floats, planes: int, knee: tuple[float, int], scale: Floats | None = None) -> NDArray[np.int64]:
+        return np.rint(self._scaled(x, *knee, scale) * top(planes)).astype(np.int64)
 
     # random cosines: the same construction as a workspace's basis (everlearn.model.cosines), in float64
 

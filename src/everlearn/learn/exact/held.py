@@ -10,6 +10,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,11 @@ from numpy.typing import NDArray
 
 from everlearn.learn.exact.cached import Cached
 from everlearn.learn.exact.encode import BadArray
+from everlearn.learn.exact.threads import over_rows
 
 _SIZE = 16  # bytes of a digest: 2^64 rows before two are likely to share one
+_MARK = 32  # bytes of SHA-256
+_PER_SLOT = ("labels", "folds", "counts", "contents", "places")
 Key = bytes
 
 
@@ -32,6 +37,13 @@ class Batch:
     keys: Sequence[Key]
     by_id: bool
 
+    @cached_property
+    def contents(self) -> list[bytes]:
+        """Digests of the rows: features, label and fold."""
+        if not self.by_id:
+            return [key[1:] for key in self.keys]
+        return [_content(*row) for row in zip(_marks(self.phi), self.labels, self.folds.tolist())]
+
     def take(self, rows: Sequence[int]) -> Batch:
         if len(rows) == len(self.keys):
             return self
@@ -44,9 +56,20 @@ def fold_of(content: bytes, folds: int) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8, person=b"fold").digest(), "little") % folds
 
 
-def _digest(phi: bytes, label: str, fold: int) -> bytes:
-    about = f"{fold}|{label}".encode()
-    return hashlib.blake2b(len(about).to_bytes(4, "little") + about + phi, digest_size=_SIZE, person=b"row").digest()
+def _marks(phi: NDArray[np.int8]) -> list[bytes]:
+    """SHA-256 of each row, side by side."""
+    width = phi.shape[1]
+    data = np.ascontiguousarray(phi).reshape(-1).view(np.uint8).data
+
+    def some(part: slice) -> list[bytes]:
+        starts = range(part.start * width, part.stop * width, width)
+        return [hashlib.sha256(data[start : start + width]).digest() for start in starts]
+
+    return list(chain.from_iterable(over_rows(some, len(phi))))
+
+
+def _content(mark: bytes, label: str, fold: int) -> bytes:
+    return hashlib.sha256(mark + f"{fold}|{label}".encode("utf-8", "surrogatepass")).digest()[:_SIZE]
 
 
 def batch(
@@ -55,15 +78,17 @@ def batch(
 ) -> Batch:  # fmt: skip
     """The fold of a row: by its group, else its id, else its first `features` columns (whatever its label)."""
     texts = groups if groups is not None else ids
-    if texts is not None:
-        where = [fold_of(text.encode("utf-8", "surrogatepass"), folds) for text in texts]
+    marks = _marks(phi[:, :features]) if texts is None else None
+    if marks is None:
+        where = np.array([fold_of(text.encode("utf-8", "surrogatepass"), folds) for text in texts or ()], np.int64)
     else:
-        where = [fold_of(row[:features].tobytes(), folds) for row in phi]
+        where = (np.frombuffer(b"".join(marks), "<u8")[:: _MARK // 8] % folds).astype(np.int64)
     if ids is not None:
         keys = [_id_key(id) for id in ids]
     else:
-        keys = [b"r" + _digest(row.tobytes(), label, fold) for row, label, fold in zip(phi, labels, where)]
-    return Batch(phi, list(labels), np.array(where, np.int64), keys, ids is not None)
+        marks = marks if marks is not None and features == phi.shape[1] else _marks(phi)
+        keys = [b"r" + _content(*row) for row in zip(marks, labels, where.tolist())]
+    return Batch(phi, list(labels), where, keys, ids is not None)
 
 
 def _id_key(id: str) -> Key:
@@ -99,7 +124,7 @@ class Held:
             return rows
         fresh, seen = [], dict[Key, bytes]()
         for row, key in enumerate(rows.keys):
-            content = self._content(rows, row)
+            content = rows.contents[row]
             known = seen.get(key) or (self.contents[self.slots[key]].tobytes() if key in self.slots else None)
             if known is None:
                 seen[key] = content
@@ -110,25 +135,41 @@ class Held:
 
     def add(self, rows: Batch) -> None:
         """Rows from `new`."""
-        need = len(self.keys) + len(rows.keys)
-        for name in ("labels", "folds", "counts", "contents", "places"):
-            setattr(self, name, _grown(getattr(self, name), need))
-        self.phi = _grown(self.phi, len(self.owners) + sum(map(self._keeps, rows.keys)))
-        for row, (key, label) in enumerate(zip(rows.keys, rows.labels)):
-            slot = self.slots.get(key)
-            if slot is not None:
-                self.counts[slot] += 1
-                continue
-            slot = self.slots[key] = len(self.keys)
-            self.keys.append(key)
-            self.labels[slot] = self.code(label)
-            self.contents[slot] = np.frombuffer(key[1:] if not rows.by_id else self._content(rows, row), np.uint8)
-            self.counts[slot], self.places[slot] = 1, -1
-            self.folds[slot] = rows.folds[row]
-            if self._keeps(key):
-                self.places[slot] = len(self.owners)
-                self.phi[len(self.owners)] = rows.phi[row]
-                self.owners.append(slot)
+        n = len(rows.keys)
+        places = np.where(self._drawn(rows.keys), np.arange(n), -1)
+        contents = np.frombuffer(b"".join(rows.contents), np.uint8).reshape(n, _SIZE)
+        self._enter(rows.keys, rows.labels, rows.folds, np.ones(n, np.int32), contents, places, rows.phi)
+
+    def _enter(
+        self, keys: Sequence[Key], labels: Sequence[str], folds: NDArray[Any], counts: NDArray[Any],
+        contents: NDArray[np.uint8], places: NDArray[Any], phi: NDArray[np.int8],
+    ) -> None:  # fmt: skip
+        """counts: how often each comes; places: of each one's features in phi, -1 where they are not to be kept."""
+        first, owned = len(self.keys), len(self.owners)
+        self._grow(first + len(keys), owned + int((places >= 0).sum()))
+        fresh, again, twins = list[int](), list[int](), list[int]()
+        for row, key in enumerate(keys):
+            slot = self.slots.setdefault(key, first + len(fresh))
+            if slot == first + len(fresh):
+                fresh.append(row)
+            else:
+                again.append(row)
+                twins.append(slot)
+        new, at = slice(first, first + len(fresh)), np.array(fresh, np.intp)
+        self.keys += [keys[row] for row in fresh]
+        self.labels[new] = [self.code(labels[row]) for row in fresh]
+        self.folds[new], self.counts[new], self.contents[new] = folds[at], counts[at], contents[at]
+        np.add.at(self.counts, twins, counts[again])
+        slots = first + np.flatnonzero(places[at] >= 0)
+        self.places[new] = -1
+        self.places[slots] = np.arange(owned, owned + len(slots))
+        self.phi[owned : owned + len(slots)] = phi[places[at[slots - first]]]
+        self.owners += slots.tolist()
+
+    def _grow(self, rows: int, kept: int) -> None:
+        for name in _PER_SLOT:
+            setattr(self, name, _grown(getattr(self, name), rows))
+        self.phi = _grown(self.phi, kept)
 
     def check(self, rows: Batch) -> None:
         """Raises BadArray naming the first row that is not held (so often)."""
@@ -140,14 +181,15 @@ class Held:
                 what = f"id {shown(key)}" if rows.by_id else "this row with this label"
                 remedy = "Give only rows that were learned, and the ids or groups they were learned with."
                 raise BadArray(f"row {row}: {what} is not held.", remedy)
-            if rows.by_id and not self.is_same(rows, row):
+            if rows.by_id and self.contents[slot].tobytes() != rows.contents[row]:
                 raise BadArray(f"row {row}: id {shown(key)} is held with other content.", "Give the row as learned.")
 
     def is_same(self, rows: Batch, row: int, label: str | None = None) -> bool:
         """Whether what is held by this row's id has its features, its fold and its label, or the one given."""
         known = self.contents[self.slots[rows.keys[row]]].tobytes()
         label = rows.labels[row] if label is None else label
-        return known == _digest(rows.phi[row].tobytes(), label, int(rows.folds[row]))
+        (mark,) = _marks(rows.phi[row : row + 1])
+        return known == _content(mark, label, int(rows.folds[row]))
 
     def has(self, id: str) -> bool:
         return _id_key(id) in self.slots
@@ -199,7 +241,7 @@ class Held:
         if slot != last:
             self.keys[slot] = moved
             self.slots[moved] = slot
-            for name in ("labels", "folds", "counts", "contents", "places"):
+            for name in _PER_SLOT:
                 array = getattr(self, name)
                 array[slot] = array[last]
             if self.places[slot] >= 0:
@@ -213,23 +255,9 @@ class Held:
 
     def merge(self, other: Held) -> None:
         n = len(other)
-        for slot in range(n):
-            key = other.keys[slot]
-            mine = self.slots.get(key)
-            if mine is not None:
-                self.counts[mine] += other.counts[slot]
-                continue
-            mine = self.slots[key] = len(self.keys)
-            self.keys.append(key)
-            for name in ("labels", "folds", "counts", "contents", "places"):
-                setattr(self, name, _grown(getattr(self, name), mine + 1))
-                getattr(self, name)[mine] = getattr(other, name)[slot]
-            self.labels[mine] = self.code(other.names[other.labels[slot]])
-            if other.places[slot] >= 0:
-                self.phi = _grown(self.phi, len(self.owners) + 1)
-                self.phi[len(self.owners)] = other.phi[other.places[slot]]
-                self.places[mine] = len(self.owners)
-                self.owners.append(mine)
+        names = [other.names[code] for code in other.labels[:n]]
+        self._enter(other.keys, names, other.folds[:n], other.counts[:n], other.contents[:n], other.places[:n],
+                    other.phi)  # fmt: skip
 
     def cached(self) -> Cached:
         """The rows whose phi is kept, each as often as it was learned."""
@@ -250,13 +278,12 @@ class Held:
             self.names.append(label)
         return self._code[label]
 
-    def _keeps(self, key: Key) -> bool:
-        drawn = hashlib.blake2b(key, digest_size=8, person=b"keep").digest()
-        return self.keep >= 1 or int.from_bytes(drawn, "little") < self.keep * 2**64
-
-    @staticmethod
-    def _content(rows: Batch, row: int) -> bytes:
-        return _digest(rows.phi[row].tobytes(), rows.labels[row], int(rows.folds[row]))
+    def _drawn(self, keys: Sequence[Key]) -> NDArray[np.bool_]:
+        """Of which keys the phi is kept."""
+        if not 0 < self.keep < 1:
+            return np.full(len(keys), self.keep >= 1)
+        drawn = (hashlib.blake2b(key, digest_size=8, person=b"keep").digest() for key in keys)
+        return np.array([int.from_bytes(one, "little") < self.keep * 2**64 for one in drawn], np.bool_)
 
 
 def shown(key: Key) -> str:

@@ -66,3 +66,9 @@ def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Re
             return [work(item) for item in todo]
         with ThreadPoolExecutor(min(workers(), len(todo))) as pool:
             return list(pool.map(work, todo))
+
+
+def over_rows(work: Callable[[slice], Result], count: int, size: int = 512) -> list[Result]:
+    """[work(slice) for each slice of `size` rows up to `count`], side by side; a single one at once."""
+    todo = [slice(start, min(start + size, count)) for start in range(0, count, size)]
+    return in_threads(work, todo) if len(todo) > 1 else [work(part) for part in todo]
