@@ -1,7 +1,7 @@
 """Classes that come a few at a time: the exact memory beside Avalanche's strategies, on the same stream in one run.
 
     python benchmarks/class_incremental.py FILE.npz|FOLDER --out FOLDER [--strategies exact replay-2000 …] [--step 2]
-        [--orders 1] [--backbone patches:small] [--dimensions 2048]
+        [--orders 1] [--backbone patches:small] [--dimensions 2048] [--width 0.6] [--last]
 
 FILE.npz: x_train, y_train, x_test, y_test as MNIST has them. FOLDER: an ImageFolder, or two in `train` and `test`; with
 one alone a fifth is the test part, by the files' SHA-256. Needs everlearn[avalanche].
@@ -38,6 +38,7 @@ from torch.utils.data import TensorDataset
 
 from everlearn import image
 from everlearn.integrations.avalanche import ExactStrategy
+from everlearn.model.basis import WIDTH
 from everlearn.model.graph import threads
 from everlearn.model.pixels import prepare
 
@@ -107,7 +108,7 @@ def strategies(
         return make
 
     found: dict[str, tuple[int, Callable[..., Any]]] = {
-        "exact": (0, partial(ExactStrategy, backbone=given.backbone, dimensions=given.dimensions)),
+        "exact": (0, partial(ExactStrategy, backbone=given.backbone, dimensions=given.dimensions, width=given.width)),
         "naive": (0, trained(Naive)),
         "ewc": (0, trained(EWC, ewc_lambda=100.0)),
         "lwf": (0, trained(LwF, alpha=1.0, temperature=2.0)),
@@ -122,8 +123,10 @@ def strategies(
     return found
 
 
-def measure(make: Callable[..., Any], train: Data, test: Data, order: list[int], step: int) -> dict[str, Any]:
-    """Learn the stream; what came of it."""
+def measure(
+    make: Callable[..., Any], train: Data, test: Data, order: list[int], step: int, last: bool
+) -> dict[str, Any]:
+    """Learn the stream; what came of it. last: evaluate at the end alone."""
     evaluator = EvaluationPlugin(accuracy_metrics(stream=True), forgetting_metrics(stream=True), loggers=[])
     one = make(evaluator=evaluator)
     together = isinstance(one, JointTraining)
@@ -136,9 +139,12 @@ def measure(make: Callable[..., Any], train: Data, test: Data, order: list[int],
     for number, experience in enumerate(stream.train_stream):
         start, start_processor = time.perf_counter(), time.process_time()
         one.train(stream.train_stream if together else experience)
-        if isinstance(one, ExactStrategy):
+        waits = last and not together and number + 1 < len(order) // step
+        if isinstance(one, ExactStrategy) and not waits:
             one.model.solve()
         wall, processor = wall + time.perf_counter() - start, processor + time.process_time() - start_processor
+        if waits:
+            continue
         known = stream.test_stream if together else stream.test_stream[: number + 1]
         figures = one.eval(known)
         curve.append(figures["Top1_Acc_Stream/eval_phase/test_stream/Task000"])
@@ -146,7 +152,7 @@ def measure(make: Callable[..., Any], train: Data, test: Data, order: list[int],
             break
     return {
         "accuracy": curve[-1],
-        "forgetting": None if together else figures["StreamForgetting/eval_phase/test_stream"],
+        "forgetting": None if together or last else figures["StreamForgetting/eval_phase/test_stream"],
         "seconds": wall,
         "processor": processor,
         "curve": curve,
@@ -176,7 +182,7 @@ def plot(results: dict[str, Any], step: int, path: Path) -> None:
     for name, one in sorted(results.items(), key=lambda item: -item[1]["accuracy"]):
         known = [step * (number + 1) for number in range(len(one["curve"]))]
         style: dict[str, Any] = {"linewidth": 2.5, "color": "black"} if name == "exact" else {"linewidth": 1}
-        if one["forgetting"] is None:
+        if len(one["curve"]) < 2:
             left.axhline(one["accuracy"], linestyle=":", color="grey", label=name)
             drawn = right.plot(one["processor"], one["accuracy"], "x", color="grey")
         else:
@@ -198,6 +204,8 @@ def main() -> None:
     ask.add_argument("--orders", type=int, default=1, help="class orders of `exact`, whose digests must be equal")
     ask.add_argument("--backbone", default="patches:small")
     ask.add_argument("--dimensions", type=int, default=2048)
+    ask.add_argument("--width", type=float, default=WIDTH, help="of the exact memory's kernel")
+    ask.add_argument("--last", action="store_true", help="evaluate (and solve) after the last step only")
     ask.add_argument("--gdumb-epochs", type=int, default=10)
     given = ask.parse_args()
     torch.set_num_threads(threads())
@@ -217,7 +225,7 @@ def main() -> None:
         digests = set()
         for number in range(given.orders if name == "exact" else 1):
             order = list(range(classes)) if not number else np.random.default_rng(number).permutation(classes).tolist()
-            found = {**measure(make, train, test, order, given.step), "stored": stored}
+            found = {**measure(make, train, test, order, given.step, given.last), "stored": stored}
             digests.add(found["digest"])
             results[name] = results[name] if number else found
             print(f"{name:12} {order} {json.dumps(found)}", flush=True)
