@@ -218,7 +218,7 @@ class ExactClassifier(ClassifierMixin, ExactBase):  # type: ignore[misc]
         names = tuple(sorted({*columns, *self._declared}))
         if (names, columns) == getattr(self, "_known", None):
             return
-        values = np.array([_value(name) for name in names])
+        values = np.array([value_of(name) for name in names])
         order = np.argsort(values, kind="stable")
         self.classes_ = values[order]
         place = {names[old]: new for new, old in enumerate(order)}
@@ -296,7 +296,8 @@ class ExactRegressor(RegressorMixin, ExactBase):  # type: ignore[misc]
         return wanted[:, None], score
 
 
-def _value(name: str) -> Any:
+def value_of(name: str) -> Any:
+    """The label that a column's name stands for."""
     kind, text = name[0], name[1:]
     if kind == "b":
         return text == "True"

@@ -165,7 +165,7 @@ class Parted:
             if naming is not None:
                 found, about = learned.held.cached(), json.dumps(part)
                 names = {name: naming(name) for name in set(found.labels)}
-                ids += [f"{id}|{about}" for id in found.ids]
+                ids += [f"{about}|{id}" for id in found.ids]
                 labels += [names[name] for name in found.labels]
                 phi.append(found.phi)
                 folds.append(np.asarray(found.folds, np.int64))
@@ -202,6 +202,11 @@ class Parted:
                 _, _, learned = saved.load(take(f"part {number}"), name, lambda *_: parted.make())
                 parted.parts[tuple(part)] = learned
         return header["params"], header["about"], parted
+
+
+def part_of(id: str) -> Part:
+    """The part of a row of `Parted.cached`, by its id there."""
+    return tuple(json.JSONDecoder().raw_decode(id)[0])
 
 
 def renamed(memory: ExactMemory, naming: Callable[[str], str]) -> ExactMemory:
