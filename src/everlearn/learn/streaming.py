@@ -53,6 +53,15 @@ class StreamAnswers:
     classes: tuple[str, ...]
     target: RegressionTarget | None = None
 
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The names of `table`'s columns."""
+        return self.classes
+
+    def table(self, phi: NDArray[Any]) -> NDArray[np.floating]:
+        """phi (N, D) int8 -> (N, C) probabilities, or (N, 1) values."""
+        return self.probabilities(phi) if self.target is None else self.values(phi)[:, None]
+
     def probabilities(self, phi: NDArray[Any]) -> NDArray[np.float32]:
         """phi (N, D) int8 -> (N, C); every row sums to 1."""
         found = [river.shares(self.model, x, self.classes) for x in river.rows(phi * _SCALE)]
