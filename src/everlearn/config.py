@@ -227,7 +227,9 @@ class Config(Section):
 
     task: Literal["classify", "regress"] = Field("classify", description="What the model does: classify or regress.")
     backbone: str = Field(
-        "patches", description="Where features come from: patches (no download), onnx:FILE, features (rows of numbers)."
+        "patches",
+        description="Where features come from: patches (no download), onnx:FILE, timm:NAME, torchvision:NAME, "
+        "keras:NAME, features (rows of numbers).",
     )
     catalog: str | None = Field(
         None, description="Database URL; empty: catalog.db here. PostgreSQL: postgresql+psycopg://user@host/name"

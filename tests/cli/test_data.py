@@ -345,7 +345,7 @@ def test_numbers_are_kept_on_the_targets_step(ever: Everlearn, tmp_path: Path) -
     assert "learn.target" in said["rejected"][0]["reason"]
 
 
-@pytest.mark.parametrize("backbone", ["resnet50", "onnx:", "timm:resnet18"])
+@pytest.mark.parametrize("backbone", ["resnet50", "onnx:", "timm:"])
 def test_init_refuses_a_backbone_that_is_none(ever: Everlearn, backbone: str) -> None:
     assert run(["init", str(ever.workspace), "--backbone", backbone, "--json"]) == 2
     assert not ever.workspace.exists()

@@ -1,4 +1,4 @@
-"""Commands about data: init, collect, validate, release, label, review, augment, data, dataset, features."""
+"""Commands about data: init, collect, validate, release, label, review, augment, data, dataset."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Format(StrEnum):
 
 
 def add_to(app: typer.Typer) -> None:
-    for command in (init, collect, validate, release, label, review, augment, data, features):
+    for command in (init, collect, validate, release, label, review, augment, data):
         app.command(command.__name__)(command)
     app.add_typer(dataset, name="dataset")
 
@@ -67,7 +67,12 @@ def init(
     context: Context,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make the workspace in.")],
     task: Annotated[TaskName, typer.Option(help="What the model does.")] = TaskName.classify,
-    backbone: Annotated[str, typer.Option(help="Where features come from: patches, onnx:FILE, features.")] = "patches",
+    backbone: Annotated[
+        str,
+        typer.Option(
+            help="Where features come from: patches, onnx:FILE, timm:NAME, torchvision:NAME, keras:NAME, features."
+        ),
+    ] = "patches",
     git: Annotated[bool, typer.Option("--git", help="Also make it a Git repository, with models in Git LFS.")] = False,
     catalog: Annotated[str | None, typer.Option(help="Database URL; default: catalog.db in the workspace.")] = None,
     store: Annotated[
@@ -299,21 +304,6 @@ def data(
         for o in found
     ]  # fmt: skip
     return Answer({"counts": counts, "negatives": negatives, "quarantined": reasons, "samples": listed}, lines)
-
-
-def features(
-    context: Context,
-    out: Annotated[Path, typer.Option(help="A .parquet or .csv file.")],
-) -> Answer:
-    """Write the features of every labelled image. They are the integers that are learned on; in constant memory."""
-    from everlearn import stages
-
-    workspace = opened(context)
-    with workspace.lock():
-        rows, dimensions = stages.features(workspace, out, context.obj)
-    return Answer(
-        {"rows": rows, "dimensions": dimensions, "path": str(out)}, [f"{rows} rows of {dimensions} in {out}."]
-    )
 
 
 dataset = typer.Typer(help="Immutable versions of the data.", no_args_is_help=True, rich_markup_mode=None)

@@ -50,7 +50,8 @@ class Fit:
         """In words; a part of what decides the features."""
         if self.crop is None:
             return RULE.replace("bicubic", self.filter)
-        return f"Pillow {self.filter} with antialiasing, shorter side to {self.crop} px, the square in the middle"
+        cut = f"Pillow {self.filter} with antialiasing, shorter side to {self.crop} px, the square in the middle"
+        return f"{cut}; what has the square's size already is left as it is"
 
 
 WHOLE = Fit()
@@ -71,8 +72,8 @@ def _resized(image: NDArray[np.uint8], size: int, fit: Fit) -> NDArray[np.uint8]
             f"An image must be (height, width, 3) uint8; this is {image.shape} {image.dtype}.",
             "Decode it with everlearn.",
         )
-    box = None if fit.crop is None else _middle(image.shape[0], image.shape[1], size, max(fit.crop, size))
-    if image.shape[:2] != (size, size) or box is not None:
+    if image.shape[:2] != (size, size):  # what was prepared before stays as it is
+        box = None if fit.crop is None else _middle(image.shape[0], image.shape[1], size, max(fit.crop, size))
         image = np.asarray(Pillow.fromarray(image).resize((size, size), FILTERS[fit.filter], box))
     return image[:, :, None] if grey else image
 

@@ -1,7 +1,7 @@
 """The stages of the wheel, each given what it needs of the others: the rooms do not know each other, this floor does.
 
 `data`: collect, validate, label, augment. `teach`: the basis and learning. `answering`: which model is meant, and what
-it answers. `prove`: evaluation and comparison. `predicting`: answers.
+it answers. `prove`: evaluation and comparison. `predicting`: answers. `extracting`: features for other programs.
 `use`: feedback, deployment, drift. `ensembles`: several models as one version. `watching`: when to turn.
 `care`: what is going on, and what a crash left behind.
 """
@@ -15,7 +15,7 @@ _ROOMS = {
     "collect": "data", "gather": "data", "validate": "data", "label": "data", "augment": "data",
     "anything_new": "teach", "nothing_new": "teach", "basis": "teach", "learn": "teach",
     "evaluate": "prove", "compare": "prove", "registered": "answering", "Evaluated": "prove", "Validated": "data",
-    "features": "extracting", "predict": "predicting", "feedback": "use", "deploy": "use", "export": "use",
+    "predict": "predicting", "feedback": "use", "deploy": "use", "export": "use",
     "ensemble": "ensembles",
     "status": "care", "doctor": "care", "Watcher": "watching",
 }  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from everlearn.collect.options import SourceOptions
 from everlearn.collect.sources import open_source
 from everlearn.collect.take import MOST_REFUSALS, Collected, take
 from everlearn.dataset.build import SUSPECT, side_of
-from everlearn.errors import BadInput, Missing
+from everlearn.errors import Missing
 from everlearn.evaluate import gates
 from everlearn.files import change
 from everlearn.label import automatic
@@ -277,7 +276,7 @@ def _score(workspace: Workspace, result: Validated, wrong: Mapping[SampleId, str
     result.culprits = {name: list(score.worst[:NAMED]) for name, score in found.items()}
 
 
-# label, augment, features
+# label, augment
 
 
 def label(workspace: Workspace, progress: Progress) -> Labelling:
@@ -309,39 +308,3 @@ def augment(workspace: Workspace, progress: Progress, copies: int | None = None)
 
     side = _side(workspace)
     return make(workspace, progress, side=lambda one: side(one.group_key), copies=copies)
-
-
-def features(workspace: Workspace, out: Path, progress: Progress) -> tuple[int, int]:
-    """Write phi of every labelled sample: columns id, label, split, f0, f1, …; a batch in memory at a time."""
-    if out.suffix not in (".parquet", ".csv"):
-        raise BadInput(f"{out} is neither .parquet nor .csv.", "Give a name with one of these endings.")
-    members = [one for one in teach.pool(workspace) if one.parent is None]
-    memory = teach.live(workspace)
-    about = {one.id: (one.label, one.split) for one in members}
-    names = ["id", "label", "split", *(f"f{n}" for n in range(memory.basis.dimensions))]
-    batches = memory.features.batches(sorted(about), progress)
-    part = out.with_name(f".{out.name}.part")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    (_parquet if out.suffix == ".parquet" else _csv)(part, names, about, batches)
-    part.replace(out)
-    return len(about), memory.basis.dimensions
-
-
-def _csv(path: Path, names: Sequence[str], about: Mapping[SampleId, tuple[str, str]], batches: Any) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(names)
-        for ids, phi in batches:
-            writer.writerows([id, *about[id], *row] for id, row in zip(ids, phi.tolist(), strict=True))
-
-
-def _parquet(path: Path, names: Sequence[str], about: Mapping[SampleId, tuple[str, str]], batches: Any) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    fields = [(name, pa.string() if n < 3 else pa.int8()) for n, name in enumerate(names)]
-    with pq.ParquetWriter(path, pa.schema(fields)) as writer:
-        for ids, phi in batches:
-            texts = [pa.array(list(ids)), *(pa.array([about[id][n] for id in ids]) for n in (0, 1))]
-            columns = texts + [pa.array(np.ascontiguousarray(column)) for column in phi.T]
-            writer.write_table(pa.Table.from_arrays(columns, schema=pa.schema(fields)))
