@@ -22,6 +22,7 @@ from everlearn.learn.exact.threads import in_threads, single_blas
 
 Floats = NDArray[np.float64]
 _SEARCH_FLOPS = 1e10  # above this cost of one solve, two folds choose alpha and not all
+_ROWS = 32
 _CONSTANT = 1e-12  # a variance below this share of the mean square is rounding
 
 
@@ -61,9 +62,14 @@ class Scaling:
     def moments(self, of: Moments) -> Moments:
         """The same sums in z, with targets less base."""
         m, b, n = self.mean, self.base, of.n
-        xx = of.xx - np.outer(of.x, m) - np.outer(m, of.x) + n * np.outer(m, m)
-        xx *= self.inverse
-        xx *= self.inverse[:, None]
+        xx = np.empty_like(of.xx)
+        for at in range(0, len(m), _ROWS):  # a few rows at a time stay in the cache
+            i, part = slice(at, at + _ROWS), xx[at : at + _ROWS]
+            np.subtract(of.xx[i], np.outer(of.x[i], m), out=part)
+            part -= np.outer(m[i], of.x)
+            part += n * np.outer(m[i], m)
+            part *= self.inverse
+            part *= self.inverse[i, None]
         xy = of.xy - np.outer(of.x, b) - np.outer(m, of.y) + n * np.outer(m, b)
         yy = of.yy - 2 * float(b @ of.y) + n * float(b @ b)
         return Moments(n, (of.x - n * m) * self.inverse, xx, xy * self.inverse[:, None], of.y - n * b, yy)
@@ -169,10 +175,11 @@ def search(parts: Sequence[Moments], settings: Settings) -> Searched:
     systems = dict(zip(filled, in_threads(lambda fold: _System(total - parts[fold], settings), filled)))
     flops = len(total.x) ** 2 * (len(total.x) / 3 + 4 * len(total.y))
     looked = filled if flops <= _SEARCH_FLOPS else filled[:2]
+    left_out = dict(zip(looked, in_threads(lambda fold: systems[fold].scaling.moments(parts[fold]), looked)))
     errors: dict[float, float] = {}
 
     def one(alpha: float, fold: int) -> float:
-        found, out = systems[fold].solve(alpha).weights, systems[fold].scaling.moments(parts[fold])
+        found, out = systems[fold].solve(alpha).weights, left_out[fold]
         return out.yy - 2 * float(np.vdot(found, out.xy)) + float(np.vdot(found, out.xx @ found))
 
     def error(index: int) -> float:
