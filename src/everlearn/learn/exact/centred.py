@@ -43,6 +43,10 @@ class Moments:
     def __sub__(self, other: Moments) -> Moments:
         return Moments(*(getattr(self, name) - getattr(other, name) for name in _PARTS))
 
+    def times(self, share: float) -> Moments:
+        """The sums of rows that each count for so much."""
+        return Moments(*(getattr(self, name) * share for name in _PARTS))
+
 
 _PARTS = ("n", "x", "xx", "xy", "y", "yy")
 
