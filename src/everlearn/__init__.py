@@ -9,31 +9,43 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from everlearn.config import Config
+    from everlearn.learn.exact.align import AlignedClassifier
     from everlearn.learn.exact.estimators import ExactClassifier, ExactRegressor
+    from everlearn.learn.exact.fading import FadingClassifier
     from everlearn.learn.exact.memory import ExactMemory
     from everlearn.learn.exact.tasks import ExactTasks
+    from everlearn.learn.progressive import progressive
     from everlearn.learn.stream import learn_stream
+    from everlearn.stages.summing import exact_sums
     from everlearn.workspace import Workspace
 
 __all__ = [
+    "AlignedClassifier",
     "Config",
     "ExactClassifier",
     "ExactMemory",
     "ExactRegressor",
     "ExactTasks",
+    "FadingClassifier",
     "Workspace",
     "__version__",
+    "exact_sums",
     "learn_stream",
+    "progressive",
 ]
 
 _WHERE = {
+    "AlignedClassifier": "everlearn.learn.exact.align",
     "Config": "everlearn.config",
     "ExactClassifier": "everlearn.learn.exact.estimators",
     "ExactMemory": "everlearn.learn.exact.memory",
     "ExactRegressor": "everlearn.learn.exact.estimators",
     "ExactTasks": "everlearn.learn.exact.tasks",
+    "FadingClassifier": "everlearn.learn.exact.fading",
     "Workspace": "everlearn.workspace",
+    "exact_sums": "everlearn.stages.summing",
     "learn_stream": "everlearn.learn.stream",
+    "progressive": "everlearn.learn.progressive",
 }
 
 

@@ -205,6 +205,8 @@ class AlignedClassifier(ClassifierMixin, SeveralBase):  # type: ignore[misc]
             raise BadArray(f"ridge={self.ridge!r} cannot be.", "Give a number > 0.")
         if not len(self._names.columns):
             raise BadArray("no row is labelled.", "Learn labelled rows of any domain.")
+        if {name for name, kind in self._rows.parts if kind == LABELLED} == {domain}:
+            return ["none"]  # there is nothing to be aligned
         if self.align != "auto":
             return [self.align]  # type: ignore[list-item]
         part = self._rows.parts.get((domain, LABELLED))
@@ -319,7 +321,7 @@ class _Picture:
         assert origin is not None
         rows = {domain: part.n for domain, part in whole.items()}
         everything = sum(list(whole.values())[1:], next(iter(whole.values())))
-        prior = _times(everything, _PRIOR / everything.n)
+        prior = everything.times(_PRIOR / everything.n)
         return cls(encoder, names, origin, labelled, {name: part + prior for name, part in whole.items()}, rows)
 
     def solve(self, domain: str, way: Way, ridge: float, settings: Settings) -> _Aligned:
@@ -420,10 +422,6 @@ def _placed(of: Moments, by: Floats, own: tuple[str, ...], names: tuple[str, ...
     y[[new for _, new in at]] = of.y[[old for old, _ in at]]
     shift = Scaling(-by, np.ones(d), np.zeros(len(names)), True)
     return shift.moments(Moments(of.n, of.x, of.xx, xy, y, float(y.sum())))
-
-
-def _times(of: Moments, share: float) -> Moments:
-    return Moments(of.n * share, of.x * share, of.xx * share, of.xy * share, of.y * share, of.yy * share)
 
 
 def _sum(parts: Sequence[Moments]) -> Moments:
