@@ -1,7 +1,7 @@
 """From files to features and sums: what is done in this process, or by the workers of a cluster.
 
-What travels to a worker is an `Extract` or a `Summed`, once, with the basis in it; then a list of files for each part.
-What comes back is phi, int8, and sums. Images stay where they lie: a worker reads them from the store by itself.
+What travels to a worker is an `Extract`, a `Kept` or a `Summed`, once, with the basis in it; then a list of files for
+each part. What comes back is phi, int8, and sums. Images stay where they lie: a worker reads them from the store.
 """
 
 from __future__ import annotations
@@ -70,8 +70,20 @@ def read(
 
     shrink: what is kept of each image. A camera's photo takes 36 MB, so hundreds of them are not held as they are.
     """
+    found = []
+    for one in _each(store, files, most_pixels, shrink):
+        if isinstance(one, Corrupt):
+            raise one
+        found.append(one)
+    return found
 
-    def load(one: File) -> Image:
+
+def _each(
+    store: Store, files: Sequence[File], most_pixels: int, shrink: Callable[[Image], Image] | None
+) -> list[Image | Corrupt]:
+    """As `read`, with the error in the place of an image that cannot be decoded."""
+
+    def load(one: File) -> Image | Corrupt:
         with store.open(one.key) as opened:
             data = opened.read()
         try:
@@ -79,7 +91,7 @@ def read(
                 return np.load(io.BytesIO(data), allow_pickle=False)  # type: ignore[no-any-return]
             pixels = image.decode(data, max_pixels=most_pixels).pixels
         except (BadInput, ValueError, EOFError) as error:
-            raise Corrupt(f"The file of sample {one.id} has changed: {error}", "See: everlearn doctor --deep") from None
+            return Corrupt(f"The file of sample {one.id} has changed: {error}", "See: everlearn doctor --deep")
         return pixels if shrink is None else shrink(pixels)
 
     with ThreadPoolExecutor(_THREADS if isinstance(store, LocalStore) else _FAR_THREADS) as pool:
@@ -95,48 +107,76 @@ class Extract:
 
     def __call__(self, files: Sequence[File]) -> NDArray[np.int8]:
         """(n,) files -> (n, dimensions). Raises Missing, Corrupt, StoreFault; elsewhere ClusterFault too."""
-        if self._expected is not None:
-            self._check(self._expected)
-            self._expected = None
-        return self.basis.phi(read(self.store, files, self.most_pixels, lambda one: self.basis.prepare([one])[0]))
+        self._check()
+        return self.basis.phi(read(self.store, files, self.most_pixels, self._small))
+
+    def readable(self, files: Sequence[File]) -> tuple[list[int], NDArray[np.int8]]:
+        """Which of the files can be decoded, and (n, dimensions) of these. Raises as a call, but never Corrupt."""
+        self._check()
+        found = _each(self.store, files, self.most_pixels, self._small)
+        good = {n: one for n, one in enumerate(found) if not isinstance(one, Corrupt)}
+        return list(good), self.basis.phi(list(good.values()))
+
+    def _small(self, one: Image) -> Image:
+        return self.basis.prepare([one])[0]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_expected": self._expected or _fingerprint(self.basis)}
 
-    def _check(self, expected: bytes) -> None:
+    def _check(self) -> None:
         """In another process, before its first answer."""
+        if self._expected is None:
+            return
         where = socket.gethostname()
         if isinstance(self.store, LocalStore) and not self.store.root.is_dir():
             raise StoreFault(
                 f"A worker on {where} does not see the folder {self.store.root}.",
                 "Share the folder with every machine under this path, or set store: s3://bucket/prefix",
             )
-        if _fingerprint(self.basis) != expected:
+        if _fingerprint(self.basis) != self._expected:
             raise ClusterFault(
                 f"A worker on {where} computes other features than this process with the basis {self.basis.spec}.",
                 "Use the same versions of Everlearn and onnxruntime, and one kind of machine; or backbone: patches, "
                 "which is integer arithmetic.",
             )
+        self._expected = None
+
+
+class Kept:
+    """phi of labelled files, for a cache, and the sums over them: a memory of these files alone."""
+
+    def __init__(self, extract: Extract, empty: ExactMemory) -> None:
+        """empty: a memory without samples, for its folds and target."""
+        self.extract, self.empty = extract, empty
+
+    def __call__(self, part: Sequence[Labelled]) -> tuple[NDArray[np.int8], ExactMemory]:
+        """A function of the part alone: done again after a crash, it gives the same. Raises as `Extract`."""
+        phi = self.extract([one.file for one in part])
+        memory = _like(self.empty)
+        _learn(memory, phi, part)
+        return phi, memory
 
 
 class Summed:
-    """phi of labelled files, and the sums over them: a memory of these files alone."""
+    """The sums over labelled files and no phi, a block in memory at a time, however long the part is."""
 
-    def __init__(self, extract: Extract, empty: ExactMemory, *, keep: bool) -> None:
-        """empty: a memory without samples, for its folds and target. keep: whether phi comes back beside the sums."""
-        self.extract, self.empty, self.keep = extract, empty, keep
+    def __init__(self, extract: Extract, empty: ExactMemory) -> None:
+        self.extract, self.empty = extract, empty
 
-    def __call__(self, part: Sequence[Labelled]) -> tuple[NDArray[np.int8] | None, ExactMemory]:
-        """A function of the part alone: done again after a crash, it gives the same."""
+    def __call__(self, part: Sequence[Labelled]) -> tuple[list[str], ExactMemory]:
+        """The ids of what cannot be decoded, which is left out, and the sums over the rest."""
         memory = _like(self.empty)
-        kept = []
+        refused: list[str] = []
         for start in range(0, len(part), BLOCK):
             block = part[start : start + BLOCK]
-            phi = self.extract([one.file for one in block])
-            memory.add(phi, [one.label for one in block], np.array([one.fold for one in block], np.int64))
-            if self.keep:
-                kept.append(phi)
-        return (np.concatenate(kept) if kept else None), memory
+            good, phi = self.extract.readable([one.file for one in block])
+            _learn(memory, phi, [block[n] for n in good])
+            refused += [block[n].file.id for n in sorted(set(range(len(block))) - set(good))]
+        return refused, memory
+
+
+def _learn(memory: ExactMemory, phi: NDArray[np.int8], part: Sequence[Labelled]) -> None:
+    memory.add(phi, [one.label for one in part], np.array([one.fold for one in part], np.int64))
 
 
 def together(memories: Iterable[ExactMemory]) -> ExactMemory:

@@ -19,7 +19,7 @@ from everlearn import engine, faults
 from everlearn.catalog import samples
 from everlearn.errors import Missing
 from everlearn.learn.extract import Basis as Basis
-from everlearn.learn.extract import Extract, File, Labelled, Summed, read, together
+from everlearn.learn.extract import Extract, File, Kept, Labelled, read, together
 from everlearn.workspace import PRIVATE
 
 if TYPE_CHECKING:
@@ -93,13 +93,12 @@ class Features:
             return None
         with progress.task("sums", len(wanted)) as task, closing(self._open()) as file:
 
-            def take(part: list[Labelled], phi: NDArray[np.int8] | None) -> None:
-                assert phi is not None
+            def take(part: list[Labelled], phi: NDArray[np.int8]) -> None:
                 self._keep(file, [one.file.id for one in part], phi)
                 task.advance(len(part))
 
             parts = ([Labelled(one, *held[one.id]) for one in part] for part in self._parts(wanted, runs))
-            found = runs.sum(Summed(self._extract, empty, keep=True), parts, together, take)
+            found = runs.sum(Kept(self._extract, empty), parts, together, take)
         return None if found is None else (found, set(wanted))
 
     def damaged(self) -> int:
