@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +24,7 @@ with warnings.catch_warnings():
 from sklearn.datasets import load_digits
 from torch.utils.data import TensorDataset
 
-from everlearn.errors import BadInput
+from everlearn.errors import BadInput, NotInstalled
 from everlearn.evaluate.forgetting import forgetting
 from everlearn.integrations.avalanche import ExactModel, ExactStrategy
 from everlearn.learn.exact.fit import fit
@@ -258,3 +260,11 @@ def test_pixels_come_in_many_forms(basis, digits):
     np.testing.assert_array_equal(ExactModel(basis).phi(x.expand(-1, 3, -1, -1)), phi)
     undone = ExactModel(basis, pixels=lambda batch: (batch * 0.5 + 0.25).clamp(0, 1))
     np.testing.assert_array_equal(undone.phi((x - 0.25) / 0.5), phi)
+
+
+def test_without_the_library_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "avalanche.training.templates", None)
+    monkeypatch.delitem(sys.modules, "everlearn.integrations.avalanche")
+    with pytest.raises(NotInstalled) as error:
+        importlib.import_module("everlearn.integrations.avalanche")
+    assert "everlearn[avalanche]" in error.value.remedy
