@@ -209,12 +209,13 @@ class Corrected:
     targets: list[tuple[str, float]] = field(default_factory=list)
     rows: Floats = field(init=False)  # U (k, D + 1)
     images: Floats = field(init=False)  # B (D + 1, k)
+    before: Floats = field(init=False)  # (k, C) what the solution answers to the rows
     _gain: tuple[tuple[str, ...], Floats] | None = None
     _answered: Floats | None = None
 
     def __post_init__(self) -> None:
-        d = len(self.solution.weights)
-        self.rows, self.images = np.zeros((0, d + 1)), np.zeros((d + 1, 0))
+        d, c = self.solution.weights.shape
+        self.rows, self.images, self.before = np.zeros((0, d + 1)), np.zeros((d + 1, 0)), np.zeros((0, c))
 
     def change(self, x: Floats, targets: Sequence[tuple[str, float]], signs: Sequence[float]) -> None:
         """x: (b, D) rows; targets: name of the column and value; signs: +1 learned, -1 forgotten."""
@@ -223,6 +224,7 @@ class Corrected:
         with single_blas():
             image, _ = sl.lapack.dpotrs(s.factor, np.asfortranarray(z[:, :-1].T), lower=1)
         self.rows = np.concatenate([self.rows, z])
+        self.before = np.concatenate([self.before, z[:, :-1] @ s.weights + s.scaling.base])
         self.images = np.concatenate([self.images, np.concatenate([image, z[:, -1:].T / s.n])], axis=1)
         self.targets += targets
         self.signs += signs
@@ -231,7 +233,7 @@ class Corrected:
     def gain(self, names: tuple[str, ...]) -> Floats:
         """(k, C): what the images of the rows are multiplied by."""
         if self._gain is None or self._gain[0] != names:
-            miss = self.wanted(names) - self._before(names)
+            miss = self.wanted(names) - self.place(self.before, names)
             gain: Floats = sl.solve(np.diag(self.signs) + self.rows @ self.images, miss)
             self._gain = names, gain
             return gain
@@ -245,10 +247,6 @@ class Corrected:
             if name in at:
                 found[row, at[name]] += value
         return found
-
-    def _before(self, names: tuple[str, ...]) -> Floats:
-        """(k, C) what the solution answers to the rows."""
-        return self.place(self.rows[:, :-1] @ self.solution.weights + self.solution.scaling.base, names)
 
     def counts(self, names: tuple[str, ...]) -> Floats:
         """(C,) rows per column."""
@@ -269,11 +267,12 @@ class Corrected:
         if self._answered is None:
             self._answered = s.sums.T @ s.weights + np.outer(s.counts, s.scaling.base)
         found = self.place(self.place(self._answered, names).T, names).T
-        if self.signs:
-            gain, before = self.gain(names), self._before(names)
-            now = before + self.rows @ (self.images @ gain)
-            found = found + before.T @ gain + self.wanted(names).T @ (np.array(self.signs)[:, None] * now)
-        return found
+        if not self.signs:
+            return found
+        gain, before = self.gain(names), self.place(self.before, names)
+        now = before + self.rows @ (self.images @ gain)
+        left = np.concatenate([before, self.wanted(names)])
+        return found + left.T @ np.concatenate([gain, np.array(self.signs)[:, None] * now])
 
     def place(self, scores: Floats, names: tuple[str, ...]) -> Floats:
         """Columns of the solution -> columns of `names`; a new class has 0."""

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError
 
 from everlearn.learn.exact.balanced import Answering, Head, linear
 from everlearn.learn.exact.calibrate import OutOfFold, stride, temperature
@@ -32,6 +31,7 @@ from everlearn.naming import denied
 TARGET_STEP, TARGET_PLANES, TARGET = 2.0**-30, 8, "y"
 """A number to be learned is held to 1e-9, within +-8e9, as eight more columns of phi: G then holds Σ φy and Σ y²."""
 MOST_CORRECTIONS = 64
+_NEW = (1, 9, 9)  # samples of classes of which one is new, see `ranked`
 _CHEAP = 2e9  # operations of a solve that is done after every change
 _FITS = 2.0**61
 
@@ -140,10 +140,17 @@ class Model:
     alpha: float
     errors: dict[float, float]
     searched: int
-    temperature: float = 1.0
-    calibrated: bool = False
     accuracies: dict[Kind, float] = field(default_factory=dict)
+    temperatures: dict[Kind, float] = field(default_factory=dict)
     line: Line | None = None
+
+    @property
+    def temperature(self) -> float:
+        return self.temperatures.get(self.answering.kind, 1.0)
+
+    @property
+    def calibrated(self) -> bool:
+        return self.answering.kind in self.temperatures
 
     @property
     def corrected(self) -> Corrected:
@@ -221,15 +228,23 @@ class Learned:
         if self.model is None:
             self.settle()
         assert self.model is not None
-        answering, more = self.model.answering, sum(len(rows.keys) for rows, _ in self._pending)
-        if more and (len(answering.corrected.signs) + more > MOST_CORRECTIONS or not answering.correctable):
-            self._solve_again(self.model)
-        else:
-            for rows, sign in self._pending:
-                x, values = self._about_mean(rows.phi)
-                answering.corrected.change(x, list(zip(rows.labels, values)), [sign] * len(values))
-        self._pending = []
+        if self._pending:
+            self._correct(self.model)
         return self.model
+
+    def _correct(self, model: Model) -> None:
+        answering, pending, self._pending = model.answering, self._pending, []
+        if model.accuracies:
+            answering.kind = self._kinds(model.accuracies)[0]  # a new class may ask for another head at once
+        more = sum(len(rows.keys) for rows, _ in pending)
+        if len(answering.corrected.signs) + more > MOST_CORRECTIONS or not answering.correctable:
+            self._solve_again(model)
+            return
+        for rows, sign in pending:
+            x, values = self._about_mean(rows.phi)
+            answering.corrected.change(x, list(zip(rows.labels, values)), [sign] * len(values))
+        if not self.regression and not answering.sound(self.memory.columns):
+            self._solve_again(model)
 
     def _about_mean(self, phi: NDArray[np.int8]) -> tuple[Floats, list[float]]:
         assert self.model is not None
@@ -242,7 +257,7 @@ class Learned:
     def _solve_again(self, model: Model) -> None:
         found = sums(self.memory, self.encoder, self.regression, self.settings.intercept)
         whole = solve(sum(found.parts[1:], found.parts[0]), model.alpha, self.settings)
-        model.answering = self._answering(whole, [model.answering.kind])
+        model.answering = self._answering(whole, self._kinds(model.accuracies) or [model.answering.kind])
         model.origin, model.target_origin = found.origin, found.target_origin
 
     def settle(self) -> None:
@@ -250,18 +265,20 @@ class Learned:
         found = sums(self.memory, self.encoder, self.regression, self.settings.intercept)
         solved = search(found.parts, self.settings)
         views = {} if self.regression else self._views(found, solved)
-        counts = [int(self.memory.counts[name].sum()) for name in self.memory.classes]
         accuracies = self._accuracies(views)
-        kinds = ranked(accuracies, counts) if accuracies else [self.settings.head or "ridge"]
+        kinds = self._kinds(accuracies) or [self.settings.head or "ridge"]
         answering = self._answering(solved.whole, kinds)
-        warmth = temperature(views[answering.kind]) if answering.kind in views else None
+        warm = {kind: temperature(views[kind]) for kind in {answering.kind, *ranked(accuracies, _NEW)[:1]} & {*views}}
         self.model = Model(
-            answering, found.origin, found.target_origin, solved.alpha, solved.errors, self.memory.samples,
-            warmth or 1.0, warmth is not None, accuracies,
+            answering, found.origin, found.target_origin, solved.alpha, solved.errors, self.memory.samples, accuracies,
+            {kind: warmth for kind, warmth in warm.items() if warmth is not None},
         )  # fmt: skip
         if self.settings.unknown is not None:
             self.model.line = self._line(found, solved, self.settings.unknown)
         self._pending, self._moved = [], 0
+
+    def _kinds(self, accuracies: Mapping[Kind, float]) -> list[Kind]:
+        return ranked(accuracies, [int(self.memory.counts[name].sum()) for name in self.memory.classes])
 
     def _views(self, found: Sums, solved: Searched) -> dict[Kind, _Scored]:
         """Out-of-fold views of the heads that may be chosen and can be built; {} where nothing can be held out."""
@@ -269,7 +286,7 @@ class Learned:
         filled = [fold for fold, solution in enumerate(solved.held_out) if solution is not None]
         if len(classes) < 2 or not filled:
             return {}
-        at = [columns.index(name) for name in classes]
+        at = _places(classes, columns)
         cached, views = self.held.cached().of(classes), {}
 
         def build(fold: int, kind: Kind) -> Head | None:
@@ -301,11 +318,8 @@ class Learned:
         columns = self.memory.columns
         for kind in (*kinds, "ridge"):
             answering = Answering(Corrected(whole.lean(), columns), kind, measured)
-            try:
-                answering.scores(np.zeros((1, len(whole.weights))), columns)
-            except LinAlgError:
-                continue
-            break
+            if self.regression or answering.sound(columns):
+                break
         return answering
 
     # the unknown
@@ -359,7 +373,7 @@ class Learned:
         model, columns = self.ready(), self.memory.columns
         if self.regression:
             columns = names
-        at = [columns.index(name) for name in names]
+        at = _places(names, columns)
         found = np.empty((len(x), len(names)))
         for part in portions(len(x)):
             values = self.encoder.values(self.encoder.phi(x[part])) - model.origin
@@ -373,12 +387,17 @@ class Learned:
         Only where a false-accept rate is asked for.
         """
         model, columns = self.ready(), self.memory.columns
-        at = [columns.index(name) for name in self.memory.classes]
+        at = _places(self.memory.classes, columns)
         found = np.empty(len(x))
         for part in portions(len(x)):
             values = self.encoder.values(self.encoder.phi(x[part])) - model.origin
             found[part] = model.answering.known(values, columns)[:, at].max(axis=1)
         return found
+
+
+def _places(names: Sequence[str], columns: Sequence[str]) -> list[int]:
+    at = {name: column for column, name in enumerate(columns)}
+    return [at[name] for name in names]
 
 
 def _steps(values: Floats) -> NDArray[np.int64]:

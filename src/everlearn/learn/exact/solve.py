@@ -281,8 +281,15 @@ def lda_turn(between: Floats, n: Floats) -> Floats:
     It is (N - Q^T W)^-1 times the degrees of freedom, and LDA's bias -1/2 mu_c^T S^-1 mu_c follows from its diagonal:
     -1/2 (turn_cc - degrees / n_c). Raises LinAlgError where rounding has left nothing.
     """
-    inverse = sl.cho_solve(sl.cho_factor(np.diag(n) - (between + between.T) / 2), np.eye(len(n)))
-    return inverse * max(1.0, n.sum() - len(n))
+    system = between + between.T
+    system *= -0.5
+    system.flat[:: len(n) + 1] += n
+    factor, failed = sl.lapack.dpotrf(system.T, lower=1, overwrite_a=1)
+    inverse, _ = sl.lapack.dpotri(factor, lower=1, overwrite_c=1)
+    if failed:
+        raise sl.LinAlgError("counts less what the ridge answers are not positive.")
+    inverse *= max(1.0, n.sum() - len(n))
+    return inverse + np.tril(inverse, -1).T
 
 
 def means(memory: ExactMemory, found: Moments, without: int | None = None) -> tuple[Floats, Floats]:
