@@ -203,7 +203,11 @@ class RiverArrays:
         return sorted(self.seen)
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """(N, D) -> (N,)."""
+        """(N, D) -> (N,). Raises NotFittedError before anything was learned."""
+        from sklearn.exceptions import NotFittedError
+
+        if not self.seen:
+            raise NotFittedError("nothing was learned.")
         return np.array([self.model.predict_one(x) for x in rows(X)])
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:

@@ -44,7 +44,7 @@ def learn_stream(
     Raises BadInput naming the row or column that cannot be learned, Missing where there is no file, StoreFault. What
     was learned up to the last checkpoint is kept.
     """
-    rows = open_rows(source, label=label, id=id, group=group, number=_is_regressor(estimator))
+    rows = open_rows(source, label=label, id=id, group=group, number=is_regressor(estimator))
     kept = None if checkpoint is None else Checkpoints(Path(checkpoint), rows.mark)
     estimator, done = (estimator, 0) if kept is None else kept.load(estimator)
     saved = done
@@ -75,11 +75,12 @@ def _learn(estimator: Learning, portion: Portion) -> None:
         raise BadInput(f"{where} cannot be learned: {error}", "Mend or leave out that row.") from None
 
 
-def _is_regressor(estimator: Any) -> bool:
-    from sklearn.base import is_regressor
+def is_regressor(estimator: Any) -> bool:
+    """Whether it learns numbers."""
+    import sklearn.base
 
     try:
-        return bool(is_regressor(estimator))
+        return bool(sklearn.base.is_regressor(estimator))
     except (AttributeError, TypeError):  # no scikit-learn estimator
         return False
 
