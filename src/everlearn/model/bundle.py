@@ -46,8 +46,35 @@ class Target(Protocol):
     def step(self) -> float: ...
 
 
+class Distance(Protocol):
+    """Where scores of the classes are measured from, and the constant part of the squared length of a row."""
+
+    @property
+    def origin(self) -> NDArray[np.float64]: ...
+    @property
+    def flat(self) -> float: ...
+    @property
+    def damp(self) -> NDArray[np.float64]: ...
+
+
+class Rejection(Protocol):
+    """When the answer is `unknown`; `learn.exact.rejection.Rejection` is one."""
+
+    @property
+    def distance(self) -> Distance: ...
+    @property
+    def columns(self) -> NDArray[np.float32]: ...
+    @property
+    def classes(self) -> int: ...
+    @property
+    def threshold(self) -> float: ...
+    @property
+    def width(self) -> float: ...
+
+
 class Head(Protocol):
-    """scores = phi @ weights + bias; `learn.exact.head.Head` is one. weights (D, C), bias (C,), float32."""
+    """scores = phi @ weights + bias; `learn.exact.head.Head` is one. weights (D, C), bias (C,), float32. answers: the
+    classes, and `unknown` where that is an answer."""
 
     @property
     def classes(self) -> tuple[str, ...]: ...
@@ -59,8 +86,12 @@ class Head(Protocol):
     def temperature(self) -> float: ...
     @property
     def target(self) -> Target | None: ...
+    @property
+    def answers(self) -> tuple[str, ...]: ...
+    @property
+    def unknown(self) -> Rejection | None: ...
     def probabilities(self, phi: NDArray[Any]) -> NDArray[np.float32]: ...
-    def values(self, phi: NDArray[Any]) -> NDArray[np.float64]: ...
+    def table(self, phi: NDArray[Any]) -> NDArray[np.floating]: ...
 
 
 def export_head(basis: Basis, head: Head, path: Path, *, card: Mapping[str, Any] | None = None) -> None:
@@ -87,10 +118,9 @@ def check_bundle(model: OnnxModel, basis: Basis, head: Head, images: Sequence[Im
     images = probes(basis) if images is None else images
     phi = basis.phi(images)
     found = model.table(images)
-    if head.target is None:
-        worst = float(np.abs(found - head.probabilities(phi)).max(initial=0))
-    else:
-        worst = float(np.abs(found[:, 0] - head.values(phi)).max(initial=0)) / (head.target.high - head.target.low)
+    worst = float(np.abs(found - head.table(phi)).max(initial=0))
+    if head.target is not None:
+        worst /= head.target.high - head.target.low
     if not worst <= TOLERANCE:
         raise Corrupt(f"The exported model differs from the Python result by {worst:.2g}.", "Report this.")
     return worst
@@ -112,7 +142,8 @@ def _model(basis: Basis, head: Head) -> onnx.ModelProto:
     graph, phi = basis.start()
     x = graph.cast(phi, np.float32)
     if head.target is None:
-        graph.output(PROBABILITIES, probabilities(graph, x, head), np.float32, ["N", len(head.classes)])
+        found = probabilities(graph, x, head) if head.unknown is None else _or_unknown(graph, x, head, head.unknown)
+        graph.output(PROBABILITIES, found, np.float32, ["N", len(head.answers)])
     else:
         scores = graph.add("Add", graph.add("MatMul", x, head.weights.astype(np.float32)), head.bias.astype(np.float32))
         steps = graph.add("Mul", graph.cast(scores, np.float64), np.float64(head.target.step))
@@ -123,24 +154,70 @@ def _model(basis: Basis, head: Head) -> onnx.ModelProto:
 
 
 def probabilities(graph: Graph, phi: str, head: Head) -> str:
-    """phi (N, D) float32 -> (N, C), as the head's own."""
+    """phi (N, D) float32 -> (N, C), as the head's own, of its classes alone."""
+    return graph.add("Softmax", _scores(graph, phi, head), axis=1)
+
+
+def _scores(graph: Graph, phi: str, head: Head) -> str:
     scores = graph.add("Add", graph.add("MatMul", phi, head.weights.astype(np.float32)), head.bias.astype(np.float32))
-    return graph.add("Softmax", graph.add("Div", scores, np.float32(head.temperature)), axis=1)
+    return graph.add("Div", scores, np.float32(head.temperature))
+
+
+def _or_unknown(graph: Graph, phi: str, head: Head, rejection: Rejection) -> str:
+    """phi (N, D) float32 -> (N, C + 1), the last of `unknown`."""
+    scores = _scores(graph, phi, head)
+    return graph.add("Softmax", graph.add("Concat", scores, _unknown(graph, phi, scores, rejection), axis=1), axis=1)
+
+
+def _unknown(graph: Graph, x: str, scores: str, rejection: Rejection) -> str:
+    """(N, 1) the score of `unknown`: the best class's, less by as many widths as that is nearer than it must be."""
+    distance, flat = rejection.distance, np.float32(rejection.distance.flat)
+    columns, rank = rejection.columns, distance.damp.shape[1]
+    place = graph.add("Sub", x, distance.origin.astype(np.float32))
+    near = graph.add("MatMul", place, np.ascontiguousarray(columns[:, : columns.shape[1] - rank]))
+    inside = graph.add("MatMul", place, np.ascontiguousarray(columns[:, columns.shape[1] - rank :]))
+    square = graph.add("Sub", graph.add("Mul", _energy(graph, place), flat), _energy(graph, inside))
+    length = graph.add("Sqrt", graph.add("Max", square, np.float32(1e-30)))
+    near = graph.add("Div", near, length)
+    best = _highest(graph, near, 0, rejection.classes)
+    must = np.float32(rejection.threshold)
+    others = columns.shape[1] - rank
+    if others > rejection.classes:
+        cleared = graph.add("Max", _highest(graph, near, rejection.classes, others), must)
+        margin = graph.add("Sub", best, cleared)
+    else:
+        margin = graph.add("Sub", best, must)
+    margin = graph.add("Div", margin, np.float32(rejection.width))
+    return graph.add("Sub", _highest(graph, scores, 0, rejection.classes), margin)
+
+
+def _energy(graph: Graph, rows: str) -> str:
+    """(N, D) -> (N, 1) sums of squares."""
+    return graph.add("ReduceSum", graph.add("Mul", rows, rows), np.array([1]), keepdims=1)
+
+
+def _highest(graph: Graph, scores: str, first: int, last: int) -> str:
+    """(N, C) -> (N, 1) the greatest of these columns."""
+    part = graph.add("Slice", scores, np.array([first]), np.array([last]), np.array([1]))
+    row = graph.add("GlobalMaxPool", graph.add("Unsqueeze", part, np.array([1])))  # the same in every opset
+    return graph.add("Squeeze", row, np.array([2]))
 
 
 def _metadata(basis: Basis, head: Head, card: Mapping[str, Any]) -> dict[str, str]:
     return facts(
-        task="classify" if head.target is None else "regress", classes=head.classes,
+        task="classify" if head.target is None else "regress", classes=head.answers,
         squares=[(basis.input_size, basis.backbone.fit)] if basis.input_size else [], batch=basis.backbone.batch,
-        backbone=basis.spec, basis_digest=basis.digest, licence=basis.licence, card=card,
+        open_set=head.unknown is not None, backbone=basis.spec, basis_digest=basis.digest, licence=basis.licence,
+        card=card,
     )  # fmt: skip
 
 
 def facts(
     *, classes: Sequence[str], squares: Sequence[Square], batch: int, backbone: str, basis_digest: str, licence: str,
-    card: Mapping[str, Any], task: str = "classify",
+    card: Mapping[str, Any], task: str = "classify", open_set: bool = False,
 ) -> dict[str, str]:  # fmt: skip
-    """What a bundle says of itself. squares: side and fit of each square that the graph takes, one after another."""
+    """What a bundle says of itself. squares: side and fit of each square that the graph takes, one after another.
+    open_set: the last class is the answer `unknown`."""
     if len(squares) == 1:
         shape = f"N x {squares[0][0]} x {squares[0][0]} x 3"
     else:
@@ -151,6 +228,7 @@ def facts(
         "format": FORMAT,
         "task": task,
         "classes": json.dumps(list(classes)),
+        "open_set": "yes" if open_set else "",
         "input_size": str(max((size for size, _ in squares), default=0)),
         "squares": json.dumps([[size, str(fit)] for size, fit in squares]),
         "preprocessing": f"RGB, uint8, {shape}: {rules}" if squares else rows,
@@ -185,7 +263,8 @@ def write(path: Path, data: bytes) -> None:
 class OnnxModel:
     """A bundle, served without any workspace.
 
-    classes: in the order of the columns, () for regression. card: as it was exported. basis_digest, licence: its own.
+    classes: in the order of the columns, () for regression. open_set: whether the last of them is `unknown`. card: as
+    it was exported. basis_digest, licence: its own.
     """
 
     outputs: ClassVar[tuple[str, ...]] = (PROBABILITIES, VALUE)
@@ -203,6 +282,7 @@ class OnnxModel:
             raise BadInput(f"{name} gives features alone: its learner answers inside its workspace.", remedy)
         try:
             self.classes = tuple(str(one) for one in json.loads(facts[_KEY + "classes"]))
+            self.open_set = bool(facts.get(_KEY + "open_set"))
             self.card: dict[str, Any] = json.loads(facts[_KEY + "card"])
             self.squares = [(int(size), Fit.parse(fit)) for size, fit in json.loads(facts[_KEY + "squares"])]
             self.batch = max(1, int(facts[_KEY + "batch"]))

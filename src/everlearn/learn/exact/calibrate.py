@@ -196,14 +196,16 @@ def residual_quantiles(
 
 
 def model_digest(
-    memory_digest: str, kind: str, alpha: float, warmth: float, thresholds: Mapping[str, float | None]
-) -> str:
+    memory_digest: str, kind: str, alpha: float, warmth: float, thresholds: Mapping[str, float | None],
+    unknown: Sequence[float] = (),
+) -> str:  # fmt: skip
     """Hex SHA-256 of what decides the model: the memory, and the discrete choices made on it.
 
     Weights are left out: they follow from these, and their last bits differ between machines. alpha and temperature are
     points of fixed grids and thresholds have four digits, so that float noise (a few 1e-12) does not change the digest
-    unless it tips one of these choices.
+    unless it tips one of these choices. unknown: what decides the answer `unknown`, where that is one.
     """
     parts = ["everlearn model 1", memory_digest, kind, f"{alpha:.6g}", f"{warmth:.6g}"]
     parts += [f"{name}={'none' if value is None else f'{value:.4f}'}" for name, value in sorted(thresholds.items())]
+    parts += [f"unknown={' '.join(f'{value:.5g}' for value in unknown)}"] if unknown else []
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from everlearn.errors import TooFew
 from everlearn.learn.exact.cached import Cached
 from everlearn.learn.exact.calibrate import (
     Answers,
@@ -19,11 +20,11 @@ from everlearn.learn.exact.calibrate import (
     stride,
     temperature,
 )
+from everlearn.learn.exact.fit_unknown import OpenSet, classes_of, open_set
 from everlearn.learn.exact.head import KINDS, Head, Kind
 from everlearn.learn.exact.memory import ExactMemory
 from everlearn.learn.exact.solve import Floats, Ridge, lda, means, moments, plain, ridge
 from everlearn.learn.exact.threads import in_threads
-from everlearn.naming import is_class
 
 AUTO_LABEL = "auto_label"
 _CHOOSING_SCORES = 2**27
@@ -37,7 +38,8 @@ class Fitted:
     accuracies: head kind to out-of-fold accuracy, {} without a cache. held_out: the chosen head's out-of-fold view (for
     confident learning), answers: its answers in canonical order; both None without a cache or for regression.
     thresholds: name to Threshold, or None where no threshold keeps the promise. residuals: (N,) out of fold, values,
-    regression only. digest: the model digest.
+    regression only. unknown: how `unknown` came to be an answer, None where none was asked for. digest: the model
+    digest.
     """
 
     head: Head
@@ -49,64 +51,90 @@ class Fitted:
     answers: Answers | None = None
     thresholds: dict[str, Threshold | None] = field(default_factory=dict)
     residuals: NDArray[np.float64] | None = None
+    unknown: OpenSet | None = None
 
 
-def fit(memory: ExactMemory, cached: Cached | None = None, precision: float = 0.95, delta: float = 0.05) -> Fitted:
+def fit(
+    memory: ExactMemory, cached: Cached | None = None, precision: float = 0.95, delta: float = 0.05,
+    false_accept: float | None = None,
+) -> Fitted:  # fmt: skip
     """The best head that the memory gives. Without `cached` it is the ridge, uncalibrated.
 
     cached must hold exactly the memory's samples. precision, delta: automatic labels are to be right this often, with
-    probability 1 - delta. Raises BadInput where the memory is empty or the cache is of other samples.
+    probability 1 - delta. false_accept: at most this share of strangers is to be answered with a class, and the label
+    `unknown` is that of negatives; None: every answer is a class. Raises BadInput where the memory is empty, holds no
+    class, or the cache is of other samples.
     """
     if cached is not None:
         cached.check(memory)
+    classes = classes_of(memory, false_accept is not None)
+    if memory.target is None and not classes and memory.samples:
+        raise TooFew("there is no class to learn, only negatives.", "Label samples with what they are.")
     solved = ridge(memory, cached)
     if memory.target is not None:
         return _fit_regression(memory, solved, cached)
-    if cached is None or len(memory.classes) < 2 or not any(part is not None for part in solved.held_out):
-        return _uncalibrated(memory, solved)
-    return _fit_classifier(memory, solved, cached, precision, delta)
+    if cached is None or len(memory.columns) < 2 or not any(part is not None for part in solved.held_out):
+        return _uncalibrated(memory, solved, classes)
+    found = _fit_classifier(memory, solved, cached.of(classes), classes)
+    folds = [fold for fold, part in enumerate(solved.held_out) if part is not None]
+    unknown = None if false_accept is None else open_set(memory, classes, cached, folds, false_accept)
+    return _promised(memory, found, unknown, precision, delta)
 
 
-def _fit_classifier(memory: ExactMemory, solved: Ridge, cached: Cached, precision: float, delta: float) -> Fitted:
-    cached = cached.of(memory.classes)
-    views = {kind: view for kind in KINDS if (view := _held_out(memory, solved, cached, kind)) is not None}
-    every = stride(len(cached.order), len(memory.classes), _CHOOSING_SCORES)
+def _fit_classifier(memory: ExactMemory, solved: Ridge, cached: Cached, classes: tuple[str, ...]) -> Fitted:
+    """The head, chosen and calibrated out of fold. cached: the samples of the classes."""
+    views = {kind: view for kind in KINDS if (view := _held_out(memory, solved, cached, kind, classes)) is not None}
+    every = stride(len(cached.order), len(classes), _CHOOSING_SCORES)
     scored = sum(len(cached.rows(fold, every)) for fold, part in enumerate(solved.held_out) if part is not None)
     right = {kind: view.correct(every) for kind, view in views.items()}
-    kind, weights, bias = _best(memory, solved, right)
+    kind, weights, bias = _best(memory, solved, right, classes)
     warmth = temperature(views[kind])
     view = replace(views[kind], temperature=warmth or 1.0)
-    answers = view.answers()
-    threshold = precision_threshold(answers.confidence, answers.correct, precision, delta)
-    head = Head(kind, memory.classes, weights, bias, temperature=view.temperature, calibrated=warmth is not None)
-    cut = {AUTO_LABEL: threshold.threshold if threshold else None}
-    return Fitted(
-        head,
-        solved.alpha,
-        model_digest(memory.digest(), kind, solved.alpha, view.temperature, cut),
-        solved.errors,
-        {name: count / max(1, scored) for name, count in right.items()},
-        view,
-        answers,
-        {AUTO_LABEL: threshold},
-    )
+    head = Head(kind, classes, weights, bias, temperature=view.temperature, calibrated=warmth is not None)
+    shares: dict[str, float] = {name: count / max(1, scored) for name, count in right.items()}
+    return Fitted(head, solved.alpha, "", solved.errors, shares, view, view.answers())
+
+
+def _promised(memory: ExactMemory, found: Fitted, unknown: OpenSet | None, precision: float, delta: float) -> Fitted:
+    """With what is promised of the answers: thresholds for `unknown` and for automatic labels."""
+    assert found.answers is not None
+    rejection = None if unknown is None else unknown.rejection
+    confidence, correct = found.answers.confidence, found.answers.correct
+    if unknown is not None and rejection is not None:
+        confidence, correct = _accepted(found.answers, unknown.margins, rejection.width)
+    threshold = precision_threshold(confidence, correct, precision, delta)
+    thresholds = {AUTO_LABEL: threshold.threshold if threshold else None}
+    decides = [] if unknown is None else [unknown.cut.asked, unknown.cut.threshold, rejection.width if rejection else 0]
+    head = replace(found.head, unknown=rejection)
+    digest = model_digest(memory.digest(), head.kind, found.alpha, head.temperature, thresholds, decides)
+    return replace(found, head=head, digest=digest, thresholds={AUTO_LABEL: threshold}, unknown=unknown)
+
+
+def _accepted(
+    answers: Answers, margins: Floats, width: float
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:  # fmt: skip
+    """Confidence and correctness of the answers that are not `unknown`, beside which the others are less likely."""
+    margin = margins[answers.rows]
+    kept = margin > 0  # NaN where it was not scored
+    confidence = 1 / (1 / answers.confidence[kept] + np.exp(-margin[kept] / width))
+    return confidence.astype(np.float32), answers.correct[kept]
 
 
 def _best(
-    memory: ExactMemory, solved: Ridge, right: dict[Kind, int]
+    memory: ExactMemory, solved: Ridge, right: dict[Kind, int], classes: tuple[str, ...]
 ) -> tuple[Kind, NDArray[np.float32], NDArray[np.float32]]:
     """The head with most right answers that can be built from all folds; the earlier of equals."""
     for kind in sorted(right, key=lambda name: -right[name]):
-        built = _head(memory, kind, solved.weights, None)
+        built = _head(memory, kind, solved.weights, None, classes)
         if built is not None:
             return kind, *built
     raise AssertionError("the ridge can always be built")
 
 
-def _uncalibrated(memory: ExactMemory, solved: Ridge) -> Fitted:
-    built = _head(memory, "ridge", solved.weights, None)
+def _uncalibrated(memory: ExactMemory, solved: Ridge, classes: tuple[str, ...]) -> Fitted:
+    built = _head(memory, "ridge", solved.weights, None, classes)
     assert built is not None
-    head = Head("ridge", memory.classes, *built)
+    head = Head("ridge", classes, *built)
     digest = model_digest(memory.digest(), "ridge", solved.alpha, 1.0, {AUTO_LABEL: None})
     return Fitted(head, solved.alpha, digest, solved.errors, thresholds={AUTO_LABEL: None})
 
@@ -139,7 +167,9 @@ def _fit_regression(memory: ExactMemory, solved: Ridge, cached: Cached | None) -
     return Fitted(head, solved.alpha, digest, solved.errors, residuals=residuals)
 
 
-def _head(memory: ExactMemory, kind: Kind, weights: Floats, fold: int | None) -> Weights | None:
+def _head(
+    memory: ExactMemory, kind: Kind, weights: Floats, fold: int | None, classes: tuple[str, ...]
+) -> Weights | None:
     """(D, C) weights and (C,) bias of a head, from all folds but one; None where it cannot be. Negatives are groups of
     their own to every head, of which no class comes."""
     found = moments(memory, fold)
@@ -152,21 +182,23 @@ def _head(memory: ExactMemory, kind: Kind, weights: Floats, fold: int | None) ->
     if both is None:
         return None
     built, bias = both[0].astype(np.float32), both[1].astype(np.float32)
-    named = [column for column, name in enumerate(memory.columns) if is_class(name)]
-    return (built, bias) if len(named) == len(bias) else (np.ascontiguousarray(built[:, named]), bias[named])
+    named = [memory.columns.index(name) for name in classes] if len(classes) < len(bias) else []
+    return (built, bias) if not named else (np.ascontiguousarray(built[:, named]), bias[named])
 
 
-def _held_out(memory: ExactMemory, solved: Ridge, cached: Cached, kind: Kind) -> OutOfFold | None:
+def _held_out(
+    memory: ExactMemory, solved: Ridge, cached: Cached, kind: Kind, classes: tuple[str, ...]
+) -> OutOfFold | None:
     """The head's out-of-fold view; None where it cannot be built for a fold that is held out."""
     parts: list[Weights | None] = [None] * memory.folds
     filled = [fold for fold, weights in enumerate(solved.held_out) if weights is not None]
 
     def build(fold: int) -> Weights | None:
         weights = solved.held_out[fold]
-        return None if weights is None else _head(memory, kind, weights, fold)
+        return None if weights is None else _head(memory, kind, weights, fold, classes)
 
     for fold, part in zip(filled, in_threads(build, filled)):
         if part is None:
             return None
         parts[fold] = part
-    return OutOfFold(memory.classes, tuple(parts), cached)
+    return OutOfFold(classes, tuple(parts), cached)

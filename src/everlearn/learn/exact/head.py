@@ -14,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn.errors import BadConfig, BadInput, Corrupt, Missing, StoreFault
+from everlearn.learn.exact.rejection import Rejection
 from everlearn.learn.exact.sums import check_phi
 from everlearn.learn.exact.target import RegressionTarget
+from everlearn.naming import UNKNOWN
 
-Kind = Literal["ridge", "lda", "mean", "regress"]
+Kind = Literal["ridge", "lda", "mean", "regress", "linear"]
+"""How the weights came about: from the sums, by regression, or by a learner of another kind (`linear`)."""
 KINDS: tuple[Kind, ...] = ("ridge", "lda", "mean")
 """Heads of a classifier; where two are equally accurate the earlier is chosen."""
 FEW = 5
@@ -48,6 +51,7 @@ class Head:
 
     kind: `ridge`, `lda`, `mean`, or `regress`. classes: C names in the order of the columns, () for regression.
     weights: (D, C) float32. bias: (C,) float32. temperature: > 0. calibrated: whether out-of-fold scores set it.
+    unknown: what is answered `unknown`; None: every answer is a class.
     target, quantiles: regression only: the range and step, and share of samples -> |residual| out of fold.
     """
 
@@ -59,6 +63,12 @@ class Head:
     calibrated: bool = False
     target: RegressionTarget | None = None
     quantiles: Mapping[float, float] = field(default_factory=dict)
+    unknown: Rejection | None = None
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The names of `table`'s columns, () for regression: the classes, and `unknown` where that is an answer."""
+        return self.classes if self.unknown is None else (*self.classes, UNKNOWN)
 
     def scores(self, phi: NDArray[Any]) -> NDArray[np.float32]:
         """phi (N, D) int8 -> (N, C) float32; for regression (N, 1), in steps above the range's low end."""
@@ -75,6 +85,16 @@ class Head:
         if self.target is not None:
             raise BadInput("a regression head has no probabilities.", "Ask for its values.")
         return softmax(self.scores(phi), self.temperature)
+
+    def table(self, phi: NDArray[Any]) -> NDArray[np.floating]:
+        """What is answered: phi (N, D) int8 -> (N, A) probabilities of `answers`, or (N, 1) values for regression."""
+        if self.target is not None:
+            return self.values(phi)[:, None]
+        if self.unknown is None:
+            return self.probabilities(phi)
+        scores = self.scores(phi) / np.float32(self.temperature)
+        strange = scores.max(axis=1) - self.unknown.margins(phi) / self.unknown.width
+        return softmax(np.column_stack([scores, strange]).astype(np.float32), 1.0)
 
     def values(self, phi: NDArray[Any]) -> NDArray[np.float64]:
         """phi (N, D) int8 -> (N,) numbers within the target's range. Raises BadInput for a classifier's head."""
@@ -96,6 +116,8 @@ class Head:
             "target": np.array([target.low, target.high, target.step] if target else [], np.float64),
             "quantiles": np.array(sorted(self.quantiles.items()), np.float64).reshape(-1, 2),
         }
+        if self.unknown is not None:
+            arrays |= {f"unknown_{name}": array for name, array in self.unknown.arrays().items()}
         temporary = None
         try:
             with tempfile.NamedTemporaryFile(
@@ -125,9 +147,13 @@ class Head:
             classes = () if target or not names else tuple(bytes.fromhex(name).decode() for name in names.split("\n"))
             head = cls(
                 str(data["kind"]), classes, data["weights"], data["bias"], float(data["temperature"]),  # type: ignore[arg-type]
-                bool(data["calibrated"]), target, dict(data["quantiles"].tolist()),
+                bool(data["calibrated"]), target, dict(data["quantiles"].tolist()), _rejection(data),
             )  # fmt: skip
-            if head.kind not in (*KINDS, "regress"):
+            if head.kind not in (*KINDS, "regress", "linear"):
+                raise ValueError
+            if head.unknown is not None and (
+                head.unknown.classes != len(classes) or len(head.unknown.distance.origin) != len(head.weights)
+            ):
                 raise ValueError
             if head.weights.shape != (len(head.weights), len(classes) or 1) or len(head.bias) != (len(classes) or 1):
                 raise ValueError
@@ -138,6 +164,12 @@ class Head:
         except (ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile, BadInput, BadConfig):
             raise Corrupt(f"{path} is damaged.", "Run `everlearn doctor`.") from None
         return head
+
+
+def _rejection(data: Mapping[str, NDArray[Any]]) -> Rejection | None:
+    prefix = "unknown_"
+    found = {name.removeprefix(prefix): array for name, array in data.items() if name.startswith(prefix)}
+    return Rejection.of(found) if found else None
 
 
 def softmax(scores: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
