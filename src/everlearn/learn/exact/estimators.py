@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
@@ -190,7 +191,8 @@ class ExactClassifier(ClassifierMixin, ExactBase):  # type: ignore[misc]
         label = self.unknown_label
         if label is None:
             label = {"s": UNKNOWN, "i": -1, "f": -1.0}.get(self._kind or "")
-        if label is None or label in self.classes_.tolist() or (self._kind == "s") != isinstance(label, str):
+        fits = isinstance(label, {"s": str, "i": Integral, "f": Real}.get(self._kind or "", ()))
+        if not fits or label in self.classes_.tolist():
             raise BadArray(
                 f"{label!r} cannot stand for the unknown among these classes.", "Give another unknown_label."
             )
