@@ -9,7 +9,7 @@ to 512 numbers by a fixed random map. Figures are accuracies in % on the test of
 
     itself     the first camera's own images (the test half, as the first camera would see it)
     none mean scale coral   nothing of the second camera is labelled: by way of alignment
-    1 5        so many labels a class of the second camera, nothing aligned; `auto`: the way chosen by held-out error
+    1 5        so many labels a class of the second camera, nothing aligned; `auto`: the way chosen by held-out rows
     oracle     all observed images labelled, nothing aligned
     skewed     the same where the second camera sees three classes ten times as often as the others
 """

@@ -16,7 +16,7 @@ with r = ridge (1 + D / n): with fewer rows than features, correlations are most
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -30,6 +30,7 @@ from everlearn.learn.exact.calibrate import OutOfFold, temperature
 from everlearn.learn.exact.centred import Floats, Moments, Scaling, Searched, Settings, Solution, scaling, search
 from everlearn.learn.exact.encode import BadArray, Encoder, portions
 from everlearn.learn.exact.estimators import ExactClassifier, value_of
+from everlearn.learn.exact.head import softmax
 from everlearn.learn.exact.learned import sums
 from everlearn.learn.exact.parted import Mark, part_of
 from everlearn.learn.exact.several import SeveralBase
@@ -47,8 +48,8 @@ class AlignedClassifier(ClassifierMixin, SeveralBase):  # type: ignore[misc]
     """Ridge classification over several domains, by sums that are aligned to the domain that asks.
 
     estimator: an ExactClassifier that carries the settings; its `head` and `unknown` are not used here.
-    align: `none`, `mean`, `scale`, `coral`, or `auto`: for a domain with labelled rows, the way with the least held-out
-        error on them; for others what `unlabelled` says.
+    align: `none`, `mean`, `scale`, `coral`, or `auto`: for a domain with labelled rows, the way with the least log loss
+        on them, held out; for others what `unlabelled` says.
     unlabelled: for domains without labelled rows. Alignment takes it that the mix of classes is about the same in all
         domains; where it is not, `none` may be better.
     ridge: the larger, the nearer is `coral` to `scale`.
@@ -141,9 +142,9 @@ class AlignedClassifier(ClassifierMixin, SeveralBase):  # type: ignore[misc]
         """How the others are aligned to this domain."""
         return self._solved(domain).way
 
-    def errors(self, domain: str) -> dict[Way, float]:
-        """Squared error on a held-out labelled row of the domain, by way; {} where the way was not chosen by it."""
-        return self._solved(domain).errors
+    def losses(self, domain: str) -> dict[Way, float]:
+        """Log loss on held-out labelled rows of the domain, by way; {} where the way was not chosen by it."""
+        return self._solved(domain).losses
 
     # inside
 
@@ -191,9 +192,11 @@ class AlignedClassifier(ClassifierMixin, SeveralBase):  # type: ignore[misc]
                 self._picture = _Picture.of(self)
             ways = self._candidates(domain)
             tried = [self._picture.solve(domain, way, self.ridge, self._made._settings()) for way in ways]
-            best = min(tried, key=lambda one: one.error)  # the first of equals
-            best.errors = {one.way: one.error for one in tried} if len(tried) > 1 else {}
-            best.calibrate(self._rows.cached(lambda part: str if part[1] == LABELLED else None), self._names.columns)
+            cached = self._rows.cached(lambda part: str if part[1] == LABELLED else None)
+            for one in tried:
+                one.calibrate(cached, self._names.columns)
+            best = min(tried, key=lambda one: one.loss)  # the first of equals
+            best.losses = {one.way: one.loss for one in tried} if len(tried) > 1 else {}
             self._heads[asked] = best
         return self._heads[asked]
 
@@ -210,7 +213,7 @@ class AlignedClassifier(ClassifierMixin, SeveralBase):  # type: ignore[misc]
         if self.align != "auto":
             return [self.align]  # type: ignore[list-item]
         part = self._rows.parts.get((domain, LABELLED))
-        if part is not None and np.count_nonzero(part.memory.fold_counts) > 1:
+        if part is not None and len(part.held.owners) and np.count_nonzero(part.memory.fold_counts) > 1:
             return WAYS
         return [self.unlabelled]  # type: ignore[list-item]
 
@@ -330,15 +333,7 @@ class _Picture:
             folds = len(next(iter(self.labelled.values())))
             mapped = {name: [maps[name].moments(part) for part in parts] for name, parts in self.labelled.items()}
             parts = [_sum([mapped[name][fold] for name in sorted(mapped)]) for fold in range(folds)]
-        searched = search(parts, settings)
-        error, rows = 0.0, 0.0
-        for part, solution in zip(mapped.get(domain, ()), searched.held_out):
-            if solution is not None and part.n:
-                out, w = solution.scaling.moments(part), solution.weights
-                error += out.yy - 2 * float(np.vdot(w, out.xy)) + float(np.vdot(w, out.xx @ w))
-                rows += part.n
-        # to nine digits, so that rounding does not choose between equals
-        return _Aligned(way, domain, maps, searched, parts, self.encoder, float(f"{error / max(rows, 1):.9g}"))
+        return _Aligned(way, domain, maps, search(parts, settings), parts, self.encoder)
 
     def _map(self, source: str, target: str, way: Way, ridge: float) -> _Map:
         base, none = np.zeros(len(self.names)), np.ones(len(self.origin))
@@ -373,9 +368,9 @@ class _Aligned:
     searched: Searched
     parts: list[Moments]
     encoder: Encoder
-    error: float
-    errors: dict[Way, float] = field(default_factory=dict)
     temperature: float = 1.0
+    loss: float = float("inf")
+    losses: dict[Way, float] = field(default_factory=dict)
 
     def scores(self, phi: NDArray[np.int8], source: str | None = None, of: Solution | None = None) -> Floats:
         """(N, C) of rows of a domain (this one), by a solution (of all rows)."""
@@ -389,7 +384,9 @@ class _Aligned:
             return
         among = sources == self.domain
         used = Cached(cached.ids, cached.phi, cached.labels, cached.folds, among if among.any() else None)
-        self.temperature = temperature(_View(names, (), used, 1.0, self, sources)) or 1.0
+        view = _View(names, (), used, 1.0, self, sources)
+        self.temperature = temperature(view) or 1.0
+        self.loss = replace(view, temperature=self.temperature).loss() if among.any() else self.loss
 
 
 @dataclass(frozen=True, eq=False)
@@ -412,6 +409,17 @@ class _View(OutOfFold):
                     found = self.aligned.scores(self.cached.phi[at[part]], str(source), solution)
                     found[:, missing] = -np.inf
                     yield at[part], found.astype(np.float32)
+
+    def loss(self) -> float:
+        """Mean log loss of the rows whose class is known without them; to nine digits, so that rounding decides
+        nothing."""
+        total, count = 0.0, 0
+        for rows, scores in self.scores():
+            chance = softmax(scores, self.temperature)[np.arange(len(rows)), self.labels[rows]].astype(np.float64)
+            known = np.isfinite(scores[np.arange(len(rows)), self.labels[rows]])
+            total -= float(np.log(np.maximum(chance[known], 1e-12)).sum())
+            count += int(known.sum())
+        return float(f"{total / count:.9g}") if count else float("inf")
 
 
 def _placed(of: Moments, by: Floats, own: tuple[str, ...], names: tuple[str, ...]) -> Moments:
