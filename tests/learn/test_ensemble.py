@@ -64,6 +64,8 @@ def test_average_and_vote_are_what_they_say():
     assert vote == pytest.approx(np.array([0.6, 0.5, 0.55]) / 1.65, abs=1e-4)
     chosen = ensemble.combine("dynamic", tables, np.array([[0.2, 0.1, 0.9]]))[0]
     assert chosen == pytest.approx([0, 0.45, 0.55], abs=1e-5)
+    near = ensemble.combine("dynamic", tables, np.array([[0.2, 0.85, 0.9]]))[0]
+    assert near == pytest.approx([0.05, 0.475, 0.475], abs=1e-5)
     with pytest.raises(BadInput, match="'best' is no way"):
         ensemble.combine("best", tables)
 

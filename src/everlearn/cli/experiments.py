@@ -34,7 +34,7 @@ def ensemble(
         Literal["auto", "average", "vote", "dynamic"],
         typer.Option(
             "--combine",
-            help="How answers are combined: their average, a vote weighted by confidence, or the member that is most "
+            help="How answers are combined: their average, a vote weighted by confidence, or the average of those most "
             "competent near the image; auto: what was right most often.",
         ),
     ] = "auto",

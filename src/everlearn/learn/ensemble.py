@@ -1,4 +1,4 @@
-"""Several models as one: their average, a vote weighted by confidence, or the one most competent near the sample.
+"""Several models as one: their average, a vote weighted by confidence, or those most competent near the sample.
 
 What each is worth is measured on answers to samples that no member had learned: a memory's out-of-fold answers, a
 network's on the validation side. Competence is itself learned by a ridge on one memory's features, with the members'
@@ -22,6 +22,8 @@ from everlearn.learn.exact.memory import ExactMemory
 from everlearn.learn.exact.solve import further
 
 METHODS = ("average", "vote", "dynamic")
+MARGIN = 0.1
+"""Members whose competence near the sample is within this of the best are averaged: dynamic ensemble selection."""
 LEAST = 1e-6
 """Share of the average in a combination, so that no class is impossible."""
 
@@ -40,7 +42,8 @@ def combine(method: str, tables: Sequence[Table], competence: Table | None = Non
         found = np.where(np.arange(stacked.shape[2]) == stacked.argmax(axis=2)[:, :, None], confidence, 0).sum(axis=1)
         found /= len(tables)
     elif method == "dynamic" and competence is not None:
-        found = np.take_along_axis(stacked, competence.argmax(axis=1)[:, None, None], axis=1)[:, 0]
+        chosen = competence >= competence.max(axis=1, keepdims=True) - MARGIN
+        found = (stacked * chosen[:, :, None]).sum(axis=1) / chosen.sum(axis=1, keepdims=True)
     else:
         raise BadInput(f"{method!r} is no way to combine models.", f"Choose {', '.join(METHODS)}.")
     found += np.float32(LEAST) * average
@@ -73,6 +76,7 @@ class Ensemble:
     methods: dict[str, NDArray[np.bool_]]
     rows: NDArray[np.intp]
     floor: float = LEAST
+    margin: float = MARGIN
 
     def table(self, tables: Sequence[Table], phi: NDArray[np.int8] | None = None) -> Table:
         """Members' probabilities -> the ensemble's. phi: (N, D) of the first memory, for `dynamic`."""

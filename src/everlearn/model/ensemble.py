@@ -35,7 +35,8 @@ TOLERANCE = 5e-3
 
 class Combined(Protocol):
     """How answers are combined; `learn.ensemble.Ensemble` is one. competence: of the members,
-    on the first one's phi. floor: share of the average in every answer."""
+    on the first one's phi. floor: share of the average in every answer.
+    margin: members whose competence is so near the best are averaged."""
 
     @property
     def method(self) -> str: ...
@@ -43,6 +44,8 @@ class Combined(Protocol):
     def temperature(self) -> float: ...
     @property
     def floor(self) -> float: ...
+    @property
+    def margin(self) -> float: ...
     @property
     def competence(self) -> Competence | None: ...
     def table(self, tables: Sequence[NDArray[Any]], phi: NDArray[np.int8] | None = None) -> NDArray[Any]: ...
@@ -183,14 +186,10 @@ def _combine(graph: Graph, tables: Sequence[str], phi: str | None, combined: Com
     else:
         assert combined.competence is not None and phi is not None
         asked = graph.add("Add", graph.add("MatMul", phi, combined.competence.weights), combined.competence.bias)
-        chosen = _best(graph, asked, len(tables))
-        found = _sum(
-            graph,
-            [
-                graph.add("Mul", graph.add("Slice", chosen, np.array([m]), np.array([m + 1]), np.array([1])), one)
-                for m, one in enumerate(tables)
-            ],
-        )
+        least = graph.add("Sub", graph.add("ReduceMax", asked, axes=[1], keepdims=1), np.float32(combined.margin))
+        chosen = graph.cast(graph.add("Not", graph.add("Less", asked, least)), np.float32)
+        parts = [graph.add("Mul", _column(graph, chosen, m), one) for m, one in enumerate(tables)]
+        found = graph.add("Div", _sum(graph, parts), graph.add("ReduceSum", chosen, np.array([1]), keepdims=1))
     return graph.add("Add", found, graph.add("Mul", average, np.float32(combined.floor)))
 
 
@@ -198,6 +197,10 @@ def _best(graph: Graph, table: str, columns: int) -> str:
     """(N, columns) -> 1 at each row's largest, the first of equals, else 0."""
     best = graph.add("ArgMax", table, axis=1, keepdims=1)
     return graph.cast(graph.add("Equal", best, np.arange(columns, dtype=np.int64)[None]), np.float32)
+
+
+def _column(graph: Graph, table: str, at: int) -> str:
+    return graph.add("Slice", table, np.array([at]), np.array([at + 1]), np.array([1]))
 
 
 def _sum(graph: Graph, values: Sequence[str]) -> str:
