@@ -62,7 +62,7 @@ bench: $(VENV)/.installed-bench
 	@set -e; for script in benchmarks/*.py; do \
 		case $$script in \
 			*accuracy.py) given="$(DATA)";; \
-			*cleanvision.py) given="$(filter-out %.npz,$(DATA))";; \
+			*cleanvision.py|*prequential_images.py) given="$(filter-out %.npz,$(DATA))";; \
 			*) echo "== $$script"; $(BIN)/python $$script; continue;; \
 		esac; \
 		echo "== $$script $$given"; \

@@ -1,6 +1,6 @@
 """Any folder of class folders, from images to prequential accuracy: features once, then one pass of test-then-train.
 
-    python benchmarks/prequential_images.py FOLDER [--backbone SPEC]… [--every 16] [--test 0.2] [--out FILE.png]
+    python benchmarks/prequential_images.py FOLDER… [--backbone SPEC]… [--every 16] [--test 0.2] [--out FILE.png]
 
 Several backbones: their features side by side. The rows come in a random order (seed 0); a fifth is held out. Ours,
 `ExactClassifier` as it is, answers `--every` rows before it is told any of their labels; River's
@@ -30,13 +30,13 @@ from everlearn.types import SILENT
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
-def features(folder: str, backbones: list[str]) -> tuple[NDArray[np.float32], NDArray[np.str_]]:
+def features(folders: list[str], backbones: list[str]) -> tuple[NDArray[np.float32], NDArray[np.str_]]:
     """(N, D), the backbones' features side by side, and (N,) labels: the names of the folders."""
     parts, labels = [], []
     with tempfile.TemporaryDirectory() as scratch:
         for number, backbone in enumerate(backbones):
             out = Path(scratch, f"{number}.npy")
-            extracting.of_sources([folder], out, SILENT, backbone=backbone, labels_from="folder")
+            extracting.of_sources(folders, out, SILENT, backbone=backbone, labels_from="folder")
             parts.append(np.load(out))
             with out.with_suffix(".rows.csv").open(encoding="utf-8") as file:
                 labels = [row["label"] for row in csv.DictReader(file)]
@@ -78,7 +78,7 @@ def river(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder")
+    parser.add_argument("folder", nargs="+", help="class folders lie in it; several are one set")
     parser.add_argument("--backbone", action="append")
     parser.add_argument("--every", type=int, default=16)
     parser.add_argument("--test", type=float, default=0.2)
