@@ -382,11 +382,13 @@ class _Aligned:
         sources = np.array([part_of(id)[0] for id in cached.ids])
         if len(names) < 2 or not len(sources):
             return
-        among = sources == self.domain
-        used = Cached(cached.ids, cached.phi, cached.labels, cached.folds, among if among.any() else None)
-        view = _View(names, (), used, 1.0, self, sources)
+        own = np.flatnonzero(sources == self.domain)
+        if len(own):
+            ids, labels = ([names[row] for row in own] for names in (cached.ids, cached.labels))
+            cached, sources = Cached(ids, cached.phi[own], labels, cached.folds[own]), sources[own]
+        view = _View(names, (), cached, 1.0, self, sources)
         self.temperature = temperature(view) or 1.0
-        self.loss = replace(view, temperature=self.temperature).loss() if among.any() else self.loss
+        self.loss = replace(view, temperature=self.temperature).loss() if len(own) else self.loss
 
 
 @dataclass(frozen=True, eq=False)
