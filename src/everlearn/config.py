@@ -247,9 +247,11 @@ class Config(Section):
     log: Log = Field(default_factory=Log)
 
     @model_validator(mode="after")
-    def _numbers_are_known(self) -> Config:
+    def _can_be_unknown(self) -> Config:
         if self.task == "regress" and self.learn.unknown is not None:
             raise ValueError(f"learn.unknown {self.learn.unknown} is for classes, and task regress has none")
+        if self.learn.learner != "exact" and self.learn.unknown is not None:
+            raise ValueError(f"learn.unknown {self.learn.unknown} needs learn.learner exact, not {self.learn.learner}")
         return self
 
     @field_validator("catalog")

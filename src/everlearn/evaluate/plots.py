@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from everlearn.evaluate.forgetting import Forgetting
     from everlearn.evaluate.metrics import Bin, ClassScore, Confusion
+    from everlearn.evaluate.open_set import OpenSet
     from everlearn.types import Image
 
 Format = Literal["svg", "png"]
@@ -114,6 +115,28 @@ def over_versions(
         axes.set_xticks(range(0, len(versions), step), [readable(v, 10) for v in versions[::step]])
         axes.set_ylim(min(-0.04, *(v for v in found.curve if v is not None), 0), 1.04)
         axes.legend(frameon=False, loc="center right")
+    return done[0]
+
+
+def false_accepts(found: OpenSet, words: Mapping[str, str] = EN, form: Format = "svg") -> bytes:
+    """Share of the known refused against share of strangers accepted, one point for each threshold."""
+    with _canvas(5.2, 3.6, form) as (canvas, done):
+        axes = _axes(canvas, words["false_accept"], words["false_reject"])
+        least = 1.0
+        for points, colour, name in ((found.curve, BLUE, "on_test"), (found.learned, ORANGE, "out_of_fold")):
+            pairs = [(p["false_accept"], p["false_reject"]) for p in points]
+            known = [(a, r) for a, r in pairs if a is not None and r is not None]
+            if known:
+                axes.plot(*zip(*known, strict=True), color=colour, linewidth=1.6, drawstyle="steps-post",
+                          label=words[name])  # fmt: skip
+                least = min([least, *(a for a, _ in known if a > 0)])
+        if found.asked:
+            axes.axvline(found.asked, color=FAINT, dashes=(4, 3), label=words["asked"])
+            least = min(least, found.asked)
+        axes.set_xscale("symlog", linthresh=max(least, 1e-4))
+        axes.set_xlim(0, 1)
+        axes.set_ylim(-0.02, 1.02)
+        axes.legend(frameon=False, loc="upper right")
     return done[0]
 
 

@@ -21,6 +21,7 @@ from everlearn.evaluate.figures import Result, plain
 from everlearn.evaluate.forgetting import Forgetting
 from everlearn.evaluate.gates import Decision, Gate
 from everlearn.evaluate.metrics import ClassScore, Metrics, RegressionMetrics
+from everlearn.evaluate.open_set import OpenSet
 from everlearn.evaluate.plots import readable
 from everlearn.evaluate.words import WORDS, Lang
 
@@ -51,7 +52,8 @@ class Report(Result):
     champion: its name, which may be this model's.
 
     versions: names of the versions in `forgetting`, oldest first. joint_forgetting: the forgetting of a model trained
-    on everything at once. regressions: reported mistakes -> answered right. lineage: what the model comes from; keys
+    on everything at once. regressions: reported mistakes -> answered right. unknown: where
+    that is an answer. lineage: what the model comes from; keys
     that `words` knows are translated. pixels: thumbnails' sources by sample id, for any id named in the report.
     """
 
@@ -67,6 +69,7 @@ class Report(Result):
     versions: Sequence[str] = ()
     joint_forgetting: float | None = None
     regressions: Mapping[str, bool] = field(default_factory=dict)
+    unknown: OpenSet | None = None
     data: Sequence[DataScore] = ()
     data_gates: Mapping[str, Gate] = field(default_factory=dict)
     lineage: Mapping[str, Scalar] = field(default_factory=dict)
@@ -127,6 +130,8 @@ def _plots(report: Report, words: Mapping[str, str]) -> dict[str, str]:
         if metrics.reliability:
             found["reliability"] = plots.reliability(metrics.reliability, words)
         found["classes"] = plots.class_bars(metrics.classes, words)
+    if report.unknown is not None and (report.unknown.curve or report.unknown.learned):
+        found["unknown"] = plots.false_accepts(report.unknown, words)
     if report.forgetting is not None and report.forgetting.forgetting is not None:
         found["versions"] = plots.over_versions(report.forgetting, report.versions, words)
     return {name: _uri(image, "svg+xml") for name, image in found.items()}

@@ -16,6 +16,7 @@ from everlearn import faults
 from everlearn.catalog import labels, samples
 from everlearn.catalog.tables import sample
 from everlearn.files import change
+from everlearn.naming import UNKNOWN
 
 if TYPE_CHECKING:
     from everlearn.types import Prediction, Progress, SampleId
@@ -36,11 +37,13 @@ class Labelling:
 @dataclass(frozen=True, slots=True)
 class Sure:
     """How the model answers: `predict` gives calibrated answers for sample ids; `threshold` is the least confidence
-    that labels by itself (None: never); `version` names the model."""
+    that labels by itself (None: never); `version` names the model; `unknown`: the answer that is no label, where there
+    is one."""
 
     predict: Predict
     threshold: float | None
     version: str
+    unknown: str | None = None
 
 
 def automatic(workspace: Workspace, model: Sure | None, progress: Progress) -> Labelling:
@@ -63,11 +66,14 @@ def _label(workspace: Workspace, model: Sure | None, ids: Sequence[SampleId]) ->
     words, queue = [], []
     for id, answer in zip(ids, answers, strict=True):
         sure = answer is not None and threshold is not None and answer.confidence >= threshold
-        if model and answer and sure and answer.label is not None:
+        strange = (
+            model is not None and answer is not None and answer.label is not None and answer.label == model.unknown
+        )
+        if model and answer and sure and answer.label is not None and not strange:
             words.append(labels.Said(id, answer.label, "auto", None, answer.confidence, model.version))
         else:
-            queue.append({"id": id, "queued": True, "queue_reason": "unsure" if answer else "no_model",
-                          "urgency": _urgency(answer)})  # fmt: skip
+            reason = "no_model" if answer is None else UNKNOWN if strange else "unsure"
+            queue.append({"id": id, "queued": True, "queue_reason": reason, "urgency": _urgency(answer)})
     with change(workspace) as changed:
         samples.change(changed.tx, queue)
         labels.say(changed.tx, words)

@@ -86,7 +86,8 @@ def _at(workspace: Workspace, path: Path) -> Named:
 
 
 class Answerer:
-    """Answers of one model for samples of the workspace. classes: what it knows, () for `regress`."""
+    """Answers of one model for samples of the workspace. classes: what it can answer, () for `regress`; in an open set
+    the last of them is `unknown`."""
 
     def __init__(
         self,
@@ -96,7 +97,13 @@ class Answerer:
         model: OnnxModel | None,
     ) -> None:
         self.workspace, self.head, self.features, self.model = workspace, head, features, model
-        self.classes: tuple[str, ...] = head.classes if head is not None else model.classes if model else ()
+        self.classes: tuple[str, ...] = head.answers if head is not None else model.classes if model else ()
+        self.open_set = bool(getattr(head, "unknown", None)) if head is not None else bool(model and model.open_set)
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The classes it knows."""
+        return self.classes[:-1] if self.open_set else self.classes
 
     def table(self, ids: Sequence[SampleId], progress: Progress) -> NDArray[np.floating]:
         """(N, C) probabilities, or (N, 1) values for `regress`."""
@@ -111,7 +118,7 @@ class Answerer:
     def _parts(self, ids: Sequence[SampleId], progress: Progress) -> Any:
         if self.features is not None and self.head is not None:
             for _, phi in self.features.batches(ids, progress):
-                yield self.head.values(phi)[:, None] if self.head.target else self.head.probabilities(phi)
+                yield self.head.table(phi)
             return
         from everlearn.learn.features import images
 

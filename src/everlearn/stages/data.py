@@ -20,7 +20,7 @@ from everlearn.errors import Missing
 from everlearn.evaluate import gates
 from everlearn.files import change
 from everlearn.label import automatic
-from everlearn.naming import is_class
+from everlearn.naming import UNKNOWN, is_class
 from everlearn.stages import teach
 from everlearn.types import Found, Refused
 from everlearn.validate import judge as judging
@@ -299,7 +299,8 @@ def _sure(workspace: Workspace, progress: Progress) -> Sure | None:
     def predict(ids: Sequence[SampleId]) -> Sequence[Prediction]:
         return answerer.predictions(ids, progress)
 
-    return automatic.Sure(predict, promise["threshold"] if promise else None, model.name)
+    unknown = UNKNOWN if answerer.open_set else None
+    return automatic.Sure(predict, promise["threshold"] if promise else None, model.name, unknown)
 
 
 def augment(workspace: Workspace, progress: Progress, copies: int | None = None) -> AugmentReport:

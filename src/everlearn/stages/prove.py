@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,16 +25,20 @@ from everlearn.evaluate.metrics import (
     classification,
     regression,
 )
+from everlearn.evaluate.open_set import OpenSet, open_set
 from everlearn.evaluate.plots import shrunk
 from everlearn.evaluate.report import ROWS, DataScore, Report, render_html, render_json
+from everlearn.learn.exact.fit_unknown import points
+from everlearn.learn.exact.openset import curve
 from everlearn.learn.features import images
-from everlearn.naming import escape, render_model_name
+from everlearn.naming import escape, is_class, render_model_name
 from everlearn.stages.answering import Answerer, Named, answerer, named
 from everlearn.stages.data import data_gates
 from everlearn.workspace import EVALUATIONS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from sqlalchemy.engine import Connection
 
     from everlearn.catalog.versions import Version
     from everlearn.evaluate.compare import Comparison
@@ -69,10 +73,25 @@ class Evaluated:
             if v.get(name) is not None:
                 low, high = v["intervals"].get(name) or (None, None)
                 lines.append(f"  {name:18}{v[name]:.4f}" + (f"   ({low:.4f} to {high:.4f})" if low is not None else ""))
+        if v.get("unknown"):
+            lines += _about_unknown(v["unknown"])
         for name, gate in v["gates"].items():
             shown = "-" if gate["value"] is None else f"{gate['value']:.4g}"
             lines.append(f"  gate {name:17}{shown:>9}  target {gate['target']:<8g}{'ok' if gate['pass'] else 'FAILED'}")
         return [*lines, f"{self.decision.outcome}: {self.decision.reason}", f"report: {v['report']}"]
+
+
+def _about_unknown(found: Mapping[str, Any]) -> list[str]:
+    rates, low_high = found["false_accept"], found["intervals"]
+    lines = []
+    for name, value, count in (
+        ("false_reject", found["false_reject"], f"of {found['known']} known"),
+        ("false_accept", rates["seen"], f"of {found['impostors']} impostors; asked {rates['asked'] or 0:g}"),
+    ):
+        if value is not None:
+            low, high = low_high[name]
+            lines.append(f"  {name:18}{value:.4f}   ({low:.4f} to {high:.4f})   {count}")
+    return [*lines, "  Known images that are answered unknown count as wrong in the accuracy."]
 
 
 @dataclass(slots=True)
@@ -96,6 +115,7 @@ def evaluate(workspace: Workspace, model: str | None, progress: Progress) -> Eva
     snapshot, members = _sides(workspace)
     own = answerer(workspace, chosen)
     test = _test(workspace, own, members, progress)
+    strangers = _unknown(workspace, own, chosen, snapshot, test, progress)
     reigns = champion is not None and chosen.file is None and champion.name == version.name
     rival = None if reigns else champion
     comparison = None
@@ -103,7 +123,7 @@ def evaluate(workspace: Workspace, model: str | None, progress: Progress) -> Eva
         other = _test(workspace, answerer(workspace, rival), members, progress)
         comparison = _compared(workspace, other, test, _looks(workspace, chosen))
     cases = _cases(workspace, own, progress)
-    history, names = ([], []) if chosen.file else _history(workspace, version, own.classes, test, progress)
+    history, names = ([], []) if chosen.file else _history(workspace, version, own.known, test, progress)
     past = forgetting(history, _images_per_class(members)) if workspace.config.task == "classify" else None
     figures = {name: figure.value for name, figure in test.metrics.headline().items()}
     found = gates.judge({**figures, **_costs(version)}, _targets(workspace, version))
@@ -122,6 +142,7 @@ def evaluate(workspace: Workspace, model: str | None, progress: Progress) -> Eva
         if past and past.forgetting and version.memory_digest
         else None,  # the exact memory is the joint one
         regressions=cases,
+        unknown=strangers,
     )
     values = {
         "model": chosen.name,
@@ -135,6 +156,7 @@ def evaluate(workspace: Workspace, model: str | None, progress: Progress) -> Eva
         "classes": _tabled(test.metrics.classes) if isinstance(test.metrics, Metrics) else {},
         "cameras": _tabled(test.metrics.cameras),
         "gates": {name: gate.to_json() for name, gate in found.items()},
+        "unknown": strangers.to_json() if strangers else None,
         "regressions": cases,
         "comparison": comparison.to_json() if comparison else None,
         "decision": decision.to_json(),
@@ -163,12 +185,21 @@ def _sides(workspace: Workspace) -> tuple[Snapshot, list[Member]]:
         snapshot = snapshots.latest(tx)
         if snapshot is None:
             raise Missing("There is no snapshot to test on.", "Make one: everlearn dataset build")
-        members = [one for one in snapshots.members(tx, snapshot.number) if one.split == "test" and one.parent is None]
+        members = [one for one in _held_out(tx, snapshot) if is_class(one.label, _open(workspace))]
     if not members:
         raise TooFew(
             f"None of {snapshot.samples} samples fell on the test side.", "Collect more, or raise dataset.test."
         )
     return snapshot, members
+
+
+def _held_out(tx: Connection, snapshot: Snapshot) -> Iterator[Member]:
+    return (one for one in snapshots.members(tx, snapshot.number) if one.split == "test" and one.parent is None)
+
+
+def _open(workspace: Workspace) -> bool:
+    """Whether `unknown` is no class here, but an answer."""
+    return workspace.config.learn.unknown is not None
 
 
 def _looks(workspace: Workspace, chosen: Named) -> int:
@@ -191,9 +222,43 @@ def _test(workspace: Workspace, model: Answerer, members: Sequence[Member], prog
         error = np.abs(values - wanted)
         return _Test(list(members), groups, metrics, error <= workspace.config.learn.target.step, error)
     labels = [one.label for one in members]
-    said = [model.classes[column] for column in table.argmax(axis=1)]
-    found = Answers(labels, said, table, model.classes, cameras, ids, groups)
+    names: tuple[str | None, ...] = (*model.known, None) if model.open_set else model.classes
+    said = [names[column] for column in table.argmax(axis=1)]
+    found = Answers(labels, said, table, model.known, cameras, ids, groups)
     return _Test(list(members), groups, classification(found), found.right, None)
+
+
+def _unknown(
+    workspace: Workspace, model: Answerer, chosen: Named, snapshot: Snapshot, test: _Test, progress: Progress
+) -> OpenSet | None:
+    """How often the known are refused and strangers accepted on the test side; None where every answer is a class."""
+    if not model.open_set:
+        return None
+    with workspace.catalog.read() as tx:
+        strange = [one.id for one in _held_out(tx, snapshot) if not is_class(one.label, open_set=True)]
+    table = model.table(strange, progress)
+    taken = table.argmax(axis=1) != len(model.known)
+    known = [(one.id, model.known.index(one.label)) for one in test.members if one.label in model.known]
+    refused = model.table([id for id, _ in known], progress).argmax(axis=1) == len(model.known)
+    promise = _card(workspace, chosen, model).get("unknown") or {}
+    impostors, along = _impostors(model, known, strange, progress)
+    return open_set(refused, taken, impostors, promise, along)
+
+
+def _impostors(
+    model: Answerer, known: Sequence[tuple[SampleId, int]], strange: Sequence[SampleId], progress: Progress
+) -> tuple[NDArray[np.bool_], list[dict[str, float | None]]]:
+    """Which of the test side's images a model would accept that had never learned their class, and the curve with these
+    and the negatives as impostors. Nothing for a model of another basis: it is answers alone."""
+    rejection = getattr(model.head, "unknown", None)
+    if model.features is None or rejection is None or not known:
+        return np.zeros(0, np.bool_), []
+    own = np.array([column for _, column in known])
+    phi = model.features.all([id for id, _ in known], progress)
+    beside = rejection.scores(model.features.all(list(strange), progress)) if strange else np.empty(0)
+    scores = rejection.impostor_scores(phi, own) if rejection.classes > 1 else np.empty(0)
+    along = curve(rejection.scores(phi), np.concatenate([scores, beside]))
+    return scores > rejection.threshold, points(along)
 
 
 def _compared(workspace: Workspace, champion: _Test, candidate: _Test, look: int) -> Comparison:
@@ -308,7 +373,7 @@ def _costs(version: Version) -> dict[str, float | None]:
 def _report(workspace: Workspace, chosen: Named, own: Answerer, metrics: Metrics | RegressionMetrics) -> Report:
     """A report with what is known of a model and of the data before anything is decided."""
     version = chosen.version
-    card = own.model.card if chosen.file and own.model else registry.card(workspace, version)
+    card = _card(workspace, chosen, own)
     data, data_gates = _data(workspace)
     lineage = {
         "version": version.name, "parent": version.parent, "snapshot": card.get("snapshot"),
@@ -328,6 +393,10 @@ def _report(workspace: Workspace, chosen: Named, own: Answerer, metrics: Metrics
         lineage=lineage,
         pixels=_pixels(workspace, shown),
     )
+
+
+def _card(workspace: Workspace, chosen: Named, own: Answerer) -> Mapping[str, Any]:
+    return own.model.card if chosen.file and own.model else registry.card(workspace, chosen.version)
 
 
 def _data(workspace: Workspace) -> tuple[list[DataScore], dict[str, Any]]:

@@ -22,6 +22,7 @@ from everlearn.errors import Corrupt, TooFew
 from everlearn.learn.exact.cached import Cached
 from everlearn.learn.exact.fit import AUTO_LABEL, Fitted, fit
 from everlearn.learn.live import FILE, Held, LiveMemory, Moved
+from everlearn.naming import is_class
 from everlearn.types import LearnReport
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def _basis(spec: str, dimensions: int | None, root: Path) -> Basis:
 
 
 _live: dict[Path, LiveMemory] = {}
-_fitted: dict[Path, tuple[str, float, Held, Fitted]] = {}  # memory digest, precision, what it holds, its head
+_fitted: dict[Path, tuple[str, float, float | None, Held, Fitted]] = {}  # digest, promises, what it holds, its head
 """What the stages of one turn would otherwise load and solve twice; of one workspace at a time."""
 
 
@@ -134,18 +135,18 @@ def pool(workspace: Workspace) -> list[Member]:
 
 def fitted(workspace: Workspace, memory: LiveMemory, progress: Progress) -> Fitted:
     """The head that a memory gives, with its out-of-fold view."""
-    precision = workspace.config.label.precision
+    precision, false_accept = workspace.config.label.precision, workspace.config.learn.unknown
     digest = memory.memory.digest()
     before = _fitted.get(workspace.root)
-    if before is not None and before[:3] == (digest, precision, memory.held):
-        return before[3]
+    if before is not None and before[:4] == (digest, precision, false_accept, memory.held):
+        return before[4]
     ids = sorted(memory.held)
     phi = memory.features.all(ids, progress)
     labels = [memory.held[id][0] for id in ids]
     folds = np.array([memory.held[id][1] for id in ids], np.int64)
-    found = fit(memory.memory, Cached(ids, phi, labels, folds), precision=precision)
+    found = fit(memory.memory, Cached(ids, phi, labels, folds), precision=precision, false_accept=false_accept)
     _fitted.clear()
-    _fitted[workspace.root] = (digest, precision, memory.held, found)
+    _fitted[workspace.root] = (digest, precision, false_accept, memory.held, found)
     return found
 
 
@@ -204,19 +205,41 @@ def _exact(workspace: Workspace, snapshot: Snapshot, members: Sequence[Member], 
     _refuse_none(memory.held, snapshot)
     found = fitted(workspace, memory, progress)
     memory.save(snapshot)
+    unknown = _unknown(workspace, found, progress)
     accuracy, threshold = found.accuracies.get(found.head.kind), found.thresholds.get(AUTO_LABEL)
     promise = None if threshold is None else vars_of(threshold)
     return Taught(
         moved, len(memory.held), found.head, None, memory.memory.digest(), found.digest, promise,
-        {"head": found.head.kind, "alpha": found.alpha, "accuracy_out_of_fold": accuracy},
+        {"head": found.head.kind, "alpha": found.alpha, "accuracy_out_of_fold": accuracy, **_but_curve(unknown)},
         {
             "alpha": found.alpha,
             "out_of_fold_accuracy": accuracy,
             "automatic_labels": promise,
+            **unknown,
             "knows": "The exact memory holds sums of its training samples; they can be taken out again exactly "
             "(forget).",
         },
     )  # fmt: skip
+
+
+def _unknown(workspace: Workspace, found: Fitted, progress: Progress) -> dict[str, Any]:
+    """What became of the false-accept rate asked for, as the card tells it; {} where none was asked for."""
+    asked = workspace.config.learn.unknown
+    if asked is None:
+        return {}
+    told = None if found.unknown is None else found.unknown.to_json()
+    if found.head.unknown is None:
+        progress.say("Nothing is answered unknown yet: there is nobody to tell strangers from. Teach a second class, "
+                     "or collect strangers with --label unknown.")  # fmt: skip
+    elif told is not None and not told["kept"]:
+        progress.say(f"learn.unknown {asked:g} can be promised from {told['impostors_needed']} impostors on; of "
+                     f"{told['impostors']} it is {told['false_accept']['upper']:.3g}.")  # fmt: skip
+    return {"unknown": told}
+
+
+def _but_curve(unknown: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: told and {key: value for key, value in told.items() if key != "curve"}
+            for name, told in unknown.items()}  # fmt: skip
 
 
 def streaming(workspace: Workspace) -> StreamLearner:
@@ -228,7 +251,7 @@ def streaming(workspace: Workspace) -> StreamLearner:
 
 def _river(workspace: Workspace, snapshot: Snapshot, members: Sequence[Member], progress: Progress) -> Taught:
     learner = streaming(workspace)
-    moved = learner.bring_to(members, progress)
+    moved = learner.bring_to([one for one in members if is_class(one.label)], progress)  # it learns no negatives
     _refuse_none(learner.held, snapshot)
     learner.save()
     head = learner.answers.head(learner.basis.dimensions)
@@ -337,7 +360,7 @@ def _files(workspace: Workspace, folder: Path, taught: Taught, card: dict[str, A
     return {
         ".onnx": model,
         **answers,
-        "/classes.txt": "\n".join(taught.answers.classes).encode(),
+        "/classes.txt": "\n".join(taught.answers.answers).encode(),
         "/card.json": text.encode(),
         "/card.md": card_text(card).encode(),
     }

@@ -18,7 +18,7 @@ from everlearn.learn.exact.cached import Cached
 from everlearn.learn.exact.calibrate import TEMPERATURES, stride
 from everlearn.learn.exact.memory import ExactMemory
 from everlearn.learn.exact.openset import RANK, Curve, Cut, Distance, Floats, curve, cut, distance
-from everlearn.learn.exact.rejection import BLOCK, Rejection, margins, nearest, never_learned
+from everlearn.learn.exact.rejection import BLOCK, Rejection, beyond_negatives, margins, nearest, never_learned
 from everlearn.learn.exact.solve import few, lowest, moments
 from everlearn.learn.exact.threads import in_threads
 from everlearn.naming import is_class
@@ -27,8 +27,6 @@ _SCORES = 2**27
 """Scores that the threshold is chosen on; of more, every k-th row is taken."""
 _NARROWEST = 0.01
 """Least width: float32, in which models are served, tells scores apart to about 1e-5."""
-_LEAST = -1.0
-"""No cosine is less."""
 _POINTS = 101
 """Points of a curve that are kept."""
 
@@ -75,7 +73,7 @@ def open_set(
     whole, *held_out = in_threads(groups.scored, [None, *folds])
     for rows, nearest_, beside, mine, strange in (part for parts in held_out for part in parts.scores):
         near[rows], other[rows] = nearest_, beside
-        accepted = np.where(nearest_ > beside, nearest_, _LEAST)
+        accepted = beyond_negatives(nearest_, beside)
         known.append(accepted[mine])
         impostors += [accepted[~mine], strange]  # negatives, and classes of which this fold has all
     genuine, strangers = np.concatenate(known), np.concatenate(impostors)
@@ -158,8 +156,7 @@ class _Groups:
         mine[own >= 0] = learned[own[own >= 0]]
         strange = np.empty(0)
         if learned.sum() > 1 and mine.any():
-            near, other = never_learned(one, x[mine], own[mine], self.classes, learned)
-            strange = np.where(near > other, near, _LEAST)
+            strange = beyond_negatives(*never_learned(one, x[mine], own[mine], self.classes, learned))
         return rows, *nearest(scores, self.classes), mine, strange
 
     def _distance(self, without: int | None) -> Distance:

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from everlearn.learn.exact.openset import Distance, Floats
 
 BLOCK = 2048
+LEAST = -1.0
+"""No cosine is less."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,14 +43,18 @@ class Rejection:
         near, other = (np.concatenate([one[side] for one in found] or [np.empty(0)]) for side in (0, 1))
         return margins(near, other, self.threshold)
 
-    def impostors(self, phi: NDArray[Any], own: NDArray[np.integer[Any]]) -> Floats:
-        """As `margins`, of rows whose own class (N,) is taken for never learned."""
-        near, other = [np.empty(0)], [np.empty(0)]
+    def scores(self, phi: NDArray[Any]) -> Floats:
+        """phi (N, D) int8 -> (N,) scores, of which those above the threshold are accepted."""
+        parts = [beyond_negatives(*nearest(self.distance.scores(part), self.classes)) for part in _parts(phi)]
+        return np.concatenate(parts or [np.empty(0)])
+
+    def impostor_scores(self, phi: NDArray[Any], own: NDArray[np.integer[Any]]) -> Floats:
+        """As `scores`, of rows whose own class (N,) is taken for never learned."""
+        found = [np.empty(0)]
         for start, part in zip(range(0, len(phi), BLOCK), _parts(phi)):
-            strange, beside = never_learned(self.distance, part, own[start : start + BLOCK], self.classes)
-            near.append(strange)
-            other.append(beside)
-        return margins(np.concatenate(near), np.concatenate(other), self.threshold)
+            strange = never_learned(self.distance, part, own[start : start + BLOCK], self.classes)
+            found.append(beyond_negatives(*strange))
+        return np.concatenate(found)
 
     def arrays(self) -> dict[str, Any]:
         """What `of` makes it from again."""
@@ -86,6 +92,11 @@ def never_learned(
     if learned is not None:
         scores[:, :classes][:, ~learned] = -np.inf
     return nearest(scores, classes)
+
+
+def beyond_negatives(near: Floats, other: Floats) -> Floats:
+    """The nearest class's score where that is nearer than every negative, else the least that there is."""
+    return np.where(near > other, near, LEAST)
 
 
 def margins(near: Floats, other: Floats, threshold: float) -> Floats:
