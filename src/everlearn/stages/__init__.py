@@ -2,6 +2,7 @@
 
 `data`: collect, validate, label, augment. `teach`: the basis and learning. `answering`: which model is meant, and what
 it answers. `prove`: evaluation and comparison. `predicting`: answers. `extracting`: features for other programs.
+`summing`: sums over more images than a workspace should hold.
 `use`: feedback, deployment, drift. `ensembles`: several models as one version. `watching`: when to turn.
 `care`: what is going on, and what a crash left behind.
 """

@@ -54,10 +54,7 @@ def exact_sums(
     basis = basis or _patches()
     runs = engines.opened(engine) if isinstance(engine, Settings) else engine or engines.Here()
     empty = ExactMemory(basis.digest, basis.dimensions, folds)
-    given = labelled_by_folder(store) if items is None else items
-    labelled = (
-        Labelled(File(one.key, one.key), one.label, fold_of(one.group or one.key, folds)) for one in map(_item, given)
-    )
+    given = labelled(labelled_by_folder(store) if items is None else items, folds)
 
     def take(part: list[Labelled], keys: list[str]) -> None:
         for key in keys:
@@ -65,7 +62,7 @@ def exact_sums(
                 raise BadInput(f"{key!a} is no image that can be decoded.", "Remove it, or give `refused`.")
             refused(key)
 
-    found = runs.sum(Summed(Extract(basis, store, MOST_PIXELS), empty), _parts(labelled, part), together, take)
+    found = runs.sum(Summed(Extract(basis, store, MOST_PIXELS), empty), _parts(given, part), together, take)
     if found is None:
         raise BadInput(f"There is no image in {where}.", "Put images into folders that are named as their labels.")
     return found
@@ -79,8 +76,10 @@ def labelled_by_folder(store: Store) -> Iterator[Item]:
             yield Item(key, path.parent.name)
 
 
-def _item(one: Item | tuple[str, str]) -> Item:
-    return one if isinstance(one, Item) else Item(*one)
+def labelled(items: Iterable[Item], folds: int) -> Iterator[Labelled]:
+    """What is learned of each: its fold is a hash of its group."""
+    for one in items:
+        yield Labelled(File(one.key, one.key), one.label, fold_of(one.group or one.key, folds))
 
 
 def _patches() -> Basis:
