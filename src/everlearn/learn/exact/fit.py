@@ -21,7 +21,7 @@ from everlearn.learn.exact.calibrate import (
     temperature,
 )
 from everlearn.learn.exact.fit_unknown import OpenSet, classes_of, open_set
-from everlearn.learn.exact.head import KINDS, Head, Kind
+from everlearn.learn.exact.head import KINDS, Head, Kind, ranked
 from everlearn.learn.exact.memory import ExactMemory
 from everlearn.learn.exact.solve import Floats, Ridge, lda, means, moments, plain, ridge
 from everlearn.learn.exact.threads import in_threads
@@ -87,12 +87,13 @@ def _fit_classifier(memory: ExactMemory, solved: Ridge, cached: Cached, classes:
     every = stride(len(cached.order), len(classes), _CHOOSING_SCORES)
     scored = sum(len(cached.rows(fold, every)) for fold, part in enumerate(solved.held_out) if part is not None)
     right = {kind: view.correct(every) for kind, view in views.items()}
-    kind, weights, bias = _best(memory, solved, right, classes)
+    shares: dict[Kind, float] = {kind: count / max(1, scored) for kind, count in right.items()}
+    kind, weights, bias = _best(memory, solved, shares, classes)
     warmth = temperature(views[kind])
     view = replace(views[kind], temperature=warmth or 1.0)
     head = Head(kind, classes, weights, bias, temperature=view.temperature, calibrated=warmth is not None)
-    shares: dict[str, float] = {name: count / max(1, scored) for name, count in right.items()}
-    return Fitted(head, solved.alpha, "", solved.errors, shares, view, view.answers())
+    accuracies: dict[str, float] = dict(shares.items())
+    return Fitted(head, solved.alpha, "", solved.errors, accuracies, view, view.answers())
 
 
 def _promised(memory: ExactMemory, found: Fitted, unknown: OpenSet | None, precision: float, delta: float) -> Fitted:
@@ -121,10 +122,10 @@ def _accepted(
 
 
 def _best(
-    memory: ExactMemory, solved: Ridge, right: dict[Kind, int], classes: tuple[str, ...]
+    memory: ExactMemory, solved: Ridge, shares: dict[Kind, float], classes: tuple[str, ...]
 ) -> tuple[Kind, NDArray[np.float32], NDArray[np.float32]]:
-    """The head with most right answers that can be built from all folds; the earlier of equals."""
-    for kind in sorted(right, key=lambda name: -right[name]):
+    """The best head that can be built from all folds."""
+    for kind in ranked(shares, [int(memory.counts[name].sum()) for name in classes]):
         built = _head(memory, kind, solved.weights, None, classes)
         if built is not None:
             return kind, *built
