@@ -61,7 +61,7 @@ DATA ?= $(wildcard ../shared/data/sign_digits ../shared/data/mnist.npz)
 bench: $(VENV)/.installed-bench
 	@set -e; for script in benchmarks/*.py; do \
 		case $$script in \
-			*accuracy.py) given="$(DATA)";; \
+			*accuracy.py|*class_incremental.py) given="$(DATA)";; \
 			*cleanvision.py|*prequential_images.py) given="$(filter-out %.npz,$(DATA))";; \
 			*) echo "== $$script"; $(BIN)/python $$script; continue;; \
 		esac; \

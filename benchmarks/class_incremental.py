@@ -1,8 +1,7 @@
 """Classes that come a few at a time: the exact memory beside Avalanche's strategies, on the same stream in one run.
 
-    python benchmarks/class_incremental.py FILE.npz|FOLDER --out FOLDER [--strategies exact replay-2000 …] [--step 2]
-        [--backbone patches:small] [--dimensions 2048] [--width 0.6] [--last]
-        [--orders 1] [--epochs 1]
+    python benchmarks/class_incremental.py FILE.npz|FOLDER … [--out FOLDER] [--strategies exact replay-2000 …]
+        [--step 2] [--orders 1] [--backbone patches:small] [--dimensions 2048] [--width 0.6] [--last] [--epochs 1]
 
 FILE.npz: x_train, y_train, x_test, y_test as MNIST has them. FOLDER: an ImageFolder, or two in `train` and `test`; with
 one alone a fifth is the test part, by the files' SHA-256. Needs everlearn[avalanche].
@@ -12,7 +11,7 @@ Peers are a small network (two convolutions, two linear layers; Adam at 1e-3, ba
 Streaming LDA works on grey pixels, at 28 x 28. Seconds are those of learning, of the exact memory's with a head solved
 after every step; beside them those of the processor, over all cores, which other work on the machine disturbs less.
 Accuracy is on the test part of all classes after the last step, forgetting Avalanche's (Chaudhry et al. 2018). Runs add
-to what the folder holds, so that strategies can be run one by one; the table and the plot are of all of them.
+to what --out holds, so that strategies can be run one by one; the table and the plot there are of all of them.
 """
 
 from __future__ import annotations
@@ -196,10 +195,40 @@ def plot(results: dict[str, Any], step: int, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def learn(path: Path, given: argparse.Namespace) -> None:
+    """All strategies asked for on one data set; prints the table."""
+    train, test = (archive if path.suffix == ".npz" else folder)(path)
+    classes = int(train[1].max()) + 1
+    if classes % given.step:
+        raise SystemExit(f"{path}: {classes} classes are not steps of {given.step}.")
+    known = strategies(tuple(train[0].shape[1:]), classes, len(train[0]), given)
+    if unknown := set(given.strategies or ()) - set(known):
+        raise SystemExit(f"there is no {', '.join(sorted(unknown))}; choose from {', '.join(known)}.")
+    kept = given.out / f"{path.stem}.json" if given.out else None
+    results = json.loads(kept.read_text()) if kept and kept.exists() else {}
+    for name in given.strategies or known:
+        stored, make = known[name]
+        digests = set()
+        for number in range(given.orders if name == "exact" else 1):
+            order = list(range(classes)) if not number else np.random.default_rng(number).permutation(classes).tolist()
+            found = {**measure(make, train, test, order, given.step, given.last), "stored": min(stored, len(train[0]))}
+            digests.add(found["digest"])
+            results[name] = results[name] if number else found
+            print(f"{name:12} {order} {json.dumps(found)}", flush=True)
+        if len(digests) > 1:
+            raise SystemExit(f"{len(digests)} digests of {given.orders} orders")
+        if kept:
+            given.out.mkdir(parents=True, exist_ok=True)
+            kept.write_text(json.dumps(results, indent=1))
+            kept.with_suffix(".md").write_text(table(results) + "\n")
+            plot(results, given.step, kept.with_suffix(".png"))
+    print(f"{path.stem}\n{table(results)}", flush=True)
+
+
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("data", type=Path)
-    ask.add_argument("--out", type=Path, required=True)
+    ask.add_argument("data", type=Path, nargs="+")
+    ask.add_argument("--out", type=Path, help="folder for table, plot and figures")
     ask.add_argument("--strategies", nargs="+", help="all where left out")
     ask.add_argument("--step", type=int, default=2, help="classes a step")
     ask.add_argument("--orders", type=int, default=1, help="class orders of `exact`, whose digests must be equal")
@@ -212,31 +241,8 @@ def main() -> None:
     given = ask.parse_args()
     torch.set_num_threads(threads())
     warnings.filterwarnings("ignore")  # of Avalanche: loggers, class orders
-    train, test = (archive if given.data.suffix == ".npz" else folder)(given.data)
-    classes = int(train[1].max()) + 1
-    if classes % given.step:
-        ask.error(f"{classes} classes are not steps of {given.step}.")
-    known = strategies(tuple(train[0].shape[1:]), classes, len(train[0]), given)
-    if unknown := set(given.strategies or ()) - set(known):
-        ask.error(f"there is no {', '.join(sorted(unknown))}; choose from {', '.join(known)}.")
-    given.out.mkdir(parents=True, exist_ok=True)
-    kept = given.out / f"{given.data.stem}.json"
-    results = json.loads(kept.read_text()) if kept.exists() else {}
-    for name in given.strategies or known:
-        stored, make = known[name]
-        digests = set()
-        for number in range(given.orders if name == "exact" else 1):
-            order = list(range(classes)) if not number else np.random.default_rng(number).permutation(classes).tolist()
-            found = {**measure(make, train, test, order, given.step, given.last), "stored": stored}
-            digests.add(found["digest"])
-            results[name] = results[name] if number else found
-            print(f"{name:12} {order} {json.dumps(found)}", flush=True)
-        if len(digests) > 1:
-            raise SystemExit(f"{len(digests)} digests of {given.orders} orders")
-        kept.write_text(json.dumps(results, indent=1))
-    given.out.joinpath(f"{given.data.stem}.md").write_text(table(results) + "\n")
-    plot(results, given.step, given.out / f"{given.data.stem}.png")
-    print(table(results))
+    for path in given.data:
+        learn(path, given)
 
 
 if __name__ == "__main__":
