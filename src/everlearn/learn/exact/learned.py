@@ -25,8 +25,8 @@ from everlearn.learn.exact.head import KINDS, Kind, ranked
 from everlearn.learn.exact.held import Batch, Held, batch
 from everlearn.learn.exact.memory import ExactMemory
 from everlearn.learn.exact.openset import Curve, Cut, curve, cut, distance
+from everlearn.learn.exact.strangers import strangers
 from everlearn.learn.exact.threads import in_threads
-from everlearn.naming import denied
 
 TARGET_STEP, TARGET_PLANES, TARGET = 2.0**-30, 8, "y"
 """A number to be learned is held to 1e-9, within +-8e9, as eight more columns of phi: G then holds Σ φy and Σ y²."""
@@ -325,7 +325,8 @@ class Learned:
     # the unknown
 
     def _line(self, found: Sums, solved: Searched, asked: float) -> Line:
-        own, impostors = self._strangers(found, solved)
+        columns = self.memory.columns
+        own, impostors = strangers(columns, self.held.cached(), solved.held_out, self.encoder, found.origin)
         taken = cut(own, impostors, asked)
         if not taken.kept:
             warnings.warn(
@@ -333,38 +334,6 @@ class Learned:
                 f" {asked:g}; {taken.promised:.2g} is kept.", UserWarning, stacklevel=2,
             )  # fmt: skip
         return Line(curve(own, impostors), taken)
-
-    def _strangers(self, found: Sums, solved: Searched) -> tuple[Floats, Floats]:
-        """Out-of-fold scores: of rows in their own class, and of rows that no class, or not that one, should claim."""
-        columns = self.memory.columns
-        at = {name: column for column, name in enumerate(columns)}
-        cached = self.held.cached()
-        label = np.array([at[name] for name in cached.labels], np.intp)
-        not_of = {at[name]: at.get(str(denied(name)), -1) for name in columns if denied(name) is not None}
-        own, impostors = [np.zeros(0)], [np.zeros(0)]
-        for fold, solution in enumerate(solved.held_out):
-            if solution is None or solution.xx is None:
-                continue
-            measured = distance(solution.xx, solution.sums, solution.counts)
-            shown = np.array([column for column, name in enumerate(columns)
-                              if denied(name) is None and solution.counts[column] > 0], np.intp)  # fmt: skip
-            rows = cached.rows(fold)
-            for part in portions(len(rows), max(64, 2**21 // len(columns))):
-                here = label[rows[part]]
-                z = solution.scaling(self.encoder.values(cached.phi[rows[part]]) - found.origin)
-                scores = measured.scores(z)
-                known = np.isin(here, shown)
-                own.append(scores[known, here[known]])
-                if len(shown) > 1:
-                    strange = measured.impostor_scores(z[known], here[known])
-                    impostors.append(strange[:, shown].max(axis=1))
-                if not len(shown):
-                    continue
-                for row in np.flatnonzero(~known):  # negatives, and the rows of a class that is in this fold alone
-                    denies = not_of.get(int(here[row]), -1)
-                    only = [denies] if denies in shown else shown
-                    impostors.append(scores[row, only].max(keepdims=True))
-        return np.concatenate(own), np.concatenate(impostors)
 
     # answers
 
