@@ -384,7 +384,7 @@ class _Aligned:
             return
         own = np.flatnonzero(sources == self.domain)
         if len(own):
-            ids, labels = ([names[row] for row in own] for names in (cached.ids, cached.labels))
+            ids, labels = ([texts[row] for row in own.tolist()] for texts in (cached.ids, cached.labels))
             cached, sources = Cached(ids, cached.phi[own], labels, cached.folds[own]), sources[own]
         view = _View(names, (), cached, 1.0, self, sources)
         self.temperature = temperature(view) or 1.0
