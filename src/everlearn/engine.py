@@ -207,6 +207,7 @@ def _one(wanted: str, sent: list[Any], part: Any) -> Any:
         )
     import ray
 
+    os.environ["EVERLEARN_THREADS"] = "1"  # a task has one core
     (reference,) = sent  # in a list, so that Ray leaves the fetching to us
     name = reference.hex()
     if name not in _fetched:
@@ -260,8 +261,12 @@ def _start(ray: Any, address: str | None, workers: int | None) -> None:
         raise
     except Exception as error:  # Ray's errors here share no base class
         where = "on this machine" if address is None else f"at {address}"
-        remedy = "Is a cluster running (ray status)? On its machines use auto, from elsewhere ray://HOST:10001."
-        raise ClusterFault(f"There is no Ray cluster {where}: {_line(error)}", remedy if address else "") from None
+        remedy = (
+            "Is it running (ray status)? On its machines use auto, from elsewhere ray://HOST:10001." if address else ""
+        )
+        if "Failed to connect" in str(error):
+            remedy += " If it asks for tokens: set RAY_AUTH_MODE=token."
+        raise ClusterFault(f"There is no Ray cluster {where}: {_line(error)}", remedy) from None
 
 
 def _knock(address: str) -> None:
