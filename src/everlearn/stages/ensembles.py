@@ -29,6 +29,7 @@ from everlearn.learn.exact.memory import ExactMemory
 from everlearn.learn.features import Features
 from everlearn.learn.live import learnable
 from everlearn.model.ensemble import Member, Memory, Network, export_ensemble, names
+from everlearn.naming import is_class
 from everlearn.stages import answering, teach
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ def ensemble(
     snapshot = build(workspace)
     with workspace.catalog.read() as tx:
         members = list(snapshots.members(tx, snapshot.number))
-    held = learnable(members)
+    open_set = workspace.config.learn.unknown is not None  # its members answer classes, and learn no negatives
+    held = {id: value for id, value in learnable(members).items() if is_class(value[0], open_set)}
     ids = sorted(held)
     if not ids:
         raise TooFew("Nothing is labelled on the learning side.", "Collect and label samples first.")

@@ -22,7 +22,6 @@ from everlearn.errors import Corrupt, TooFew
 from everlearn.learn.exact.cached import Cached
 from everlearn.learn.exact.fit import AUTO_LABEL, Fitted, fit
 from everlearn.learn.live import FILE, Held, LiveMemory, Moved
-from everlearn.naming import is_class
 from everlearn.types import LearnReport
 
 if TYPE_CHECKING:
@@ -251,7 +250,7 @@ def streaming(workspace: Workspace) -> StreamLearner:
 
 def _river(workspace: Workspace, snapshot: Snapshot, members: Sequence[Member], progress: Progress) -> Taught:
     learner = streaming(workspace)
-    moved = learner.bring_to([one for one in members if is_class(one.label)], progress)  # it learns no negatives
+    moved = learner.bring_to(members, progress)
     _refuse_none(learner.held, snapshot)
     learner.save()
     head = learner.answers.head(learner.basis.dimensions)

@@ -15,7 +15,7 @@ from everlearn.deploy import deploy as copy_to
 from everlearn.errors import BadInput, Missing
 from everlearn.files import change, new_keys
 from everlearn.learn.live import LiveMemory
-from everlearn.naming import UNKNOWN
+from everlearn.naming import is_class
 from everlearn.stages import answering, prove, teach
 from everlearn.types import SILENT
 
@@ -50,7 +50,7 @@ def feedback(workspace: Workspace, id: str, *, right: bool, label: str | None) -
         if truth is not None:
             labels.say(tx, [labels.Said(sample, truth, "feedback")])
         else:
-            if classify and said != UNKNOWN:
+            if classify and is_class(said, workspace.config.learn.unknown is not None):
                 labels.say(tx, [labels.Said(sample, labels.denying(said, workspace.config), "feedback")])
             samples.change(tx, [{"id": sample, "queued": True, "queue_reason": labels.REPORTED, "urgency": 3.0}])
         answers.withdraw(tx, sample)
