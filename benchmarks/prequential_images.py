@@ -1,12 +1,13 @@
 """Any folder of class folders, from images to prequential accuracy: features once, then one pass of test-then-train.
 
-    python benchmarks/prequential_images.py FOLDER… [--backbone SPEC]… [--every 16] [--test 0.2] [--out FILE.png]
+    python benchmarks/prequential_images.py FOLDER… [--backbone SPEC]… [--every 1] [--test 0.2] [--out FILE.png]
+    python benchmarks/prequential_images.py FILE.npy… …     what `everlearn features FOLDER --out FILE.npy` wrote
 
-Several backbones: their features side by side. The rows come in a random order (seed 0); a fifth is held out. Ours,
-`ExactClassifier` as it is, answers `--every` rows before it is told any of their labels; River's
-`StandardScaler | LogisticRegression` (`SoftmaxRegression` beyond two classes) learns after each single row, on at most
-`--river` rows. Then accuracy against the share of rows, and of dimensions (a random, nested choice, seed 0). Nothing is
-chosen on the rows held out.
+Several backbones, or files: their features side by side. The rows come in a random order (seed 0); a fifth is held
+out. Ours, `ExactClassifier` as it is, answers `--every` rows before it is told any of their labels; so does River's
+`StandardScaler | LogisticRegression` (`SoftmaxRegression` beyond two classes), row by row, on at most `--river` rows.
+Then accuracy against the share of rows, and of dimensions (a random, nested choice, seed 0). Nothing is chosen on the
+rows held out.
 
 For comparison: A. Rosebrock, "Online/Incremental Learning with Keras and Creme" (PyImageSearch, 2019), cats and dogs,
 25,000 images, ResNet50, 100,352 features: 0.976 after 6 h 48 min.
@@ -34,9 +35,13 @@ def features(folders: list[str], backbones: list[str]) -> tuple[NDArray[np.float
     """(N, D), the backbones' features side by side, and (N,) labels: the names of the folders."""
     parts, labels = [], []
     with tempfile.TemporaryDirectory() as scratch:
-        for number, backbone in enumerate(backbones):
-            out = Path(scratch, f"{number}.npy")
-            extracting.of_sources(folders, out, SILENT, backbone=backbone, labels_from="folder")
+        if folders[0].endswith(".npy"):
+            written = [Path(one) for one in folders]
+        else:
+            written = [Path(scratch, f"{number}.npy") for number in range(len(backbones))]
+            for out, backbone in zip(written, backbones, strict=True):
+                extracting.of_sources(folders, out, SILENT, backbone=backbone, labels_from="folder")
+        for out in written:
             parts.append(np.load(out))
             with out.with_suffix(".rows.csv").open(encoding="utf-8") as file:
                 labels = [row["label"] for row in csv.DictReader(file)]
@@ -80,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", nargs="+", help="class folders lie in it; several are one set")
     parser.add_argument("--backbone", action="append")
-    parser.add_argument("--every", type=int, default=16)
+    parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--test", type=float, default=0.2)
     parser.add_argument("--river", type=int, default=4000)
     parser.add_argument("--out", type=Path)

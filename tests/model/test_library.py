@@ -104,7 +104,6 @@ def test_keras(cache):
 @pytest.mark.parametrize("module", ["mobilenet_v2", "resnet50", "densenet", "efficientnet", "vgg16"])
 def test_each_way_of_keras_to_prepare_pixels_is_found_out(module):
     """`tf`, `caffe` (with the channels turned round), `torch`, and networks that prepare them themselves."""
-    library._parsed(KERAS)
     os.environ.setdefault("KERAS_BACKEND", "torch")
     import keras
 
