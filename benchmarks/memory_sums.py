@@ -2,8 +2,13 @@
 
     python benchmarks/memory_sums.py [--dimensions 2048 4096] [--rows 8192] [--repeat 5]
 
-Peer: the same sums in plain float64 (`G += X.T @ X`, `Q += X.T @ Y`), on the same rows in the same run. Medians; the
-two take turns, so that whatever else the machine does falls on both.
+Peer: the same sums in plain float64 (`G += X.T @ X`, `Q += X.T @ Y`), on the same rows in the same run. Medians; all
+take turns, so that whatever else the machine does falls on all.
+
+The int8 peak is the best that `torch._int_mm` reaches on one core at shapes that suit it; the share is what learning
+(G and the class sums of five folds) makes of it, in operations that are done (`panels`), and in those of the whole
+product X.T @ X, of which G's symmetry spares nearly half (`whole`). By CPU seconds, so that what else runs does not
+count.
 """
 
 from __future__ import annotations
@@ -16,10 +21,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch  # the sums go by its int8 product where it is loaded and proves exact
 
 from everlearn.learn.exact.cached import Cached
 from everlearn.learn.exact.fit import fit
 from everlearn.learn.exact.memory import ExactMemory
+from everlearn.learn.exact.sums import int8_product
 
 CLASSES = 10
 
@@ -28,6 +35,40 @@ def seconds(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def shares(dimensions: int, rows: int, repeat: int) -> list[tuple[str, str]]:
+    """Of the machine's int8 peak, by operations (a multiplication and an addition are two) per CPU second."""
+    if int8_product(dimensions) is None:
+        return [("int8 product", "refused")]
+    rng = np.random.default_rng(0)
+    phi = rng.integers(-127, 128, (rows, dimensions), dtype=np.int8)
+    labels, folds = [f"class {c}" for c in rng.integers(0, CLASSES, rows)], rng.integers(0, 5, rows)
+    memory = ExactMemory("benchmark", dimensions)
+    memory.add(phi, labels, folds)
+    threads = torch.get_num_threads()
+    peaks, own = [], []
+    for _ in range(repeat):
+        torch.set_num_threads(1)
+        for m, k, n in ((2048, 1024, 2048), (2048, 4096, 2048), (1024, 2048, 4096), (4096, 2048, 4096)):
+            a, b = torch.from_numpy(rng.integers(-127, 128, (m + n, k), dtype=np.int8)).split((m, n))
+            torch._int_mm(a, b.t())
+            peaks.append(2 * m * k * n / cpu_seconds(lambda: torch._int_mm(a, b.t())))  # noqa: B023  called at once
+        torch.set_num_threads(threads)
+        own.append(cpu_seconds(lambda: memory.add(phi, labels, folds)))
+    done = 2 * rows * sum(panel.size for panel in memory.gram[0].panels)
+    peak, spent = max(peaks), statistics.median(own)
+    return [
+        ("int8 peak, GOP per core and s", f"{peak / 1e9:.0f}"),
+        ("share of it, panels", f"{done / spent / peak:.0%}"),
+        ("share of it, whole", f"{2 * rows * dimensions**2 / spent / peak:.0%}"),
+    ]
 
 
 def measure(dimensions: int, rows: int, repeat: int) -> list[tuple[str, str]]:
@@ -61,6 +102,7 @@ def measure(dimensions: int, rows: int, repeat: int) -> list[tuple[str, str]]:
         ("sums, rows/s", f"{fast:,.0f}"),
         ("float64 sums, rows/s", f"{slow:,.0f}"),
         ("ratio", f"{fast / slow:.2f}"),
+        *shares(dimensions, rows, repeat),
         ("learn one row, ms", f"{one * 1e3:.1f}"),
         ("unlearn one row, ms", f"{back * 1e3:.1f}"),
     ]
