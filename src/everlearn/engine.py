@@ -158,7 +158,10 @@ class Ray:
                 carry, waiting[level] = merge.remote(add, *waiting[level]), []
                 level += 1
         rest = [one for level in waiting for one in level]
-        return self._get(rest[0] if len(rest) == 1 else merge.remote(add, *rest)) if rest else None
+        if not rest:
+            return None
+        whole = self._get(rest[0] if len(rest) == 1 else merge.remote(add, *rest))
+        return add([whole])  # what Ray gives lies in its own memory, read-only, and is gone with the cluster
 
     def _as_done(self, begin: Callable[[Part], Any], parts: Iterable[Part]) -> Iterator[tuple[Part, Any]]:
         """Begin parts, a few ahead, and give each back when it is done."""
