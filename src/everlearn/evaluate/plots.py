@@ -136,7 +136,8 @@ def false_accepts(found: OpenSet, words: Mapping[str, str] = EN, form: Format = 
         axes.set_xscale("symlog", linthresh=max(least, 1e-4))
         axes.set_xlim(0, 1)
         axes.set_ylim(-0.02, 1.02)
-        axes.legend(frameon=False, loc="upper right")
+        if axes.lines:
+            axes.legend(frameon=False, loc="upper right")
     return done[0]
 
 
