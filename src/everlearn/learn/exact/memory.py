@@ -22,6 +22,7 @@ from everlearn.errors import BadInput
 from everlearn.learn.exact import storage
 from everlearn.learn.exact.sums import EXACT_ROWS, LIMIT, GramSum, add_each, check_phi, smallest
 from everlearn.learn.exact.target import ROWS, RegressionTarget
+from everlearn.learn.exact.threads import in_threads
 from everlearn.naming import is_class
 
 ALL, TARGET = "1", "y"
@@ -56,10 +57,6 @@ class ExactMemory:
         self.counts: dict[str, NDArray[np.int64]] = {}  # class -> (K,)
         self.squares = np.zeros(folds, np.int64)  # Σy² per fold, regression only
         self._digest: str | None = None
-
-    def like(self) -> ExactMemory:
-        """An empty memory of the same basis, dimensions, folds and target."""
-        return ExactMemory(self.basis_digest, self.dimensions, self.folds, self.target)
 
     # what is in
 
@@ -133,7 +130,8 @@ class ExactMemory:
         """A few thousand rows of all folds at a time, so that no copy of phi grows with N."""
         size = max(1, 8 * EXACT_ROWS // self.folds)
         for start in range(0, max(map(len, rows_of)), size):
-            add_each(self.gram, [phi[rows[start : start + size]] for rows in rows_of], sign)
+            parts = {fold: rows[start : start + size] for fold, rows in enumerate(rows_of) if len(rows) > start}
+            add_each([self.gram[fold] for fold in parts], in_threads(phi.__getitem__, parts.values()), sign)
 
     def _checked(
         self, phi: NDArray[Any], labels: Sequence[str], folds: NDArray[np.integer[Any]]
@@ -164,17 +162,20 @@ class ExactMemory:
             return self._regression_change(phi, self.target.fixed(labels), rows_of)
         change = _Change({}, {}, np.zeros(self.folds, np.int64))
         kind = np.int32 if len(phi) <= _INT32_ROWS else np.int64
-        for fold, rows in enumerate(rows_of):
-            if not len(rows):
-                continue
-            found, inverse = np.unique(names[rows], return_inverse=True)
-            order = rows[np.argsort(inverse, kind="stable")]
-            ends = np.cumsum(np.bincount(inverse, minlength=len(found)))
-            for name, start, end in zip(found, (0, *ends[:-1]), ends, strict=True):
-                column, count = change.column(name, self.folds, self.dimensions, kind)
-                for part in _portions(order[start:end]):
-                    column[fold] += phi[part].sum(axis=0, dtype=kind)
-                count[fold] = end - start
+        at = {name: code for code, name in enumerate(dict.fromkeys(names))}
+        codes = np.fromiter(map(at.__getitem__, names), np.intp, len(names))
+
+        def of_fold(fold: int) -> list[tuple[str, NDArray[Any], int]]:
+            rows = rows_of[fold]
+            order = rows[np.argsort(codes[rows], kind="stable")]
+            cuts = np.flatnonzero(np.diff(codes[order])) + 1
+            return [(names[one[0]], _sum(phi, one, kind), len(one)) for one in np.split(order, cuts)]
+
+        filled = [fold for fold, rows in enumerate(rows_of) if len(rows)]
+        for fold, found in zip(filled, in_threads(of_fold, filled)):
+            for name, total, count in found:
+                column, counts = change.column(name, self.folds, self.dimensions, kind)
+                column[fold], counts[fold] = total, count
         return change
 
     def _regression_change(
@@ -368,6 +369,14 @@ def _portions(rows: NDArray[np.intp], size: int = 8 * EXACT_ROWS) -> Iterator[ND
     """Row numbers a few thousand at a time, so that no copy of phi grows with N."""
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
+
+
+def _sum(phi: NDArray[np.int8], rows: NDArray[np.intp], kind: type[np.signedinteger[Any]]) -> NDArray[Any]:
+    """(D,) sums over these rows."""
+    total = np.zeros(phi.shape[1], kind)
+    for part in _portions(rows):
+        total += phi[part].sum(axis=0, dtype=kind)
+    return total
 
 
 def _energy(phi: NDArray[np.int8], rows: NDArray[np.intp]) -> NDArray[np.int64]:
