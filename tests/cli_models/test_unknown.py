@@ -111,6 +111,8 @@ def test_a_wrong_answer_is_learned_as_a_negative_until_a_person_says_what_it_is(
     assert sum(one["label"] == old["label"] for one, old in zip(again, taught, strict=True)) < len(taught)
     for one, old in zip(again, taught, strict=True):
         assert one["label"] != old["label"] or one["scores"][old["label"]] < old["scores"][old["label"]] + 0.05
+    checked = opened("doctor", "--deep")
+    assert checked["mended"] == checked["lost"] == []
     # what it is makes it a sample like any other
     opened("label", told[0], "9")
     assert opened("data")["negatives"] == 24 + len(told)
