@@ -191,7 +191,7 @@ def plot(results: dict[str, Any], step: int, path: Path) -> None:
         right.annotate(name, drawn[0].get_xydata()[0], xytext=(4, -2), textcoords="offset points", fontsize=7)
     left.set(xlabel="classes learned", ylabel="accuracy on them", ylim=(0, 1))
     right.set(xlabel="processor seconds of learning", ylabel="accuracy at the end", ylim=(0, 1.02), xscale="log")
-    left.legend(fontsize=7, ncols=2)
+    left.legend(fontsize=7, ncols=2, loc="lower left")
     figure.savefig(path, dpi=110)
 
 
