@@ -152,8 +152,9 @@ class Learn(Section):
 
     learner: str = Field(
         "exact",
-        pattern=r"^(exact|river:\S+)$",
-        description="What learns: exact, the exact memory; or a River estimator by name, such as "
+        pattern=r"^(exact|river:\S+|ensemble:\S.*)$",
+        description="What learns: exact, the exact memory; ensemble:SPEC + SPEC, memories over these backbones beside "
+        "the workspace's own, combined; or a River estimator by name, such as "
         "river:preprocessing.StandardScaler|linear_model.SoftmaxRegression or river:forest.ARFClassifier?n_models=5.",
     )
     dimensions: int | None = Field(

@@ -21,7 +21,7 @@ from everlearn.catalog import snapshots
 from everlearn.config import Config
 from everlearn.errors import BadInput
 from everlearn.image import decode, encode_jpeg, encode_png
-from everlearn.stages import teach
+from everlearn.stages import standing
 from everlearn.text import table
 from everlearn.workspace import Workspace
 
@@ -178,7 +178,7 @@ class Naive:
     def _phi(self, ids: Sequence[str]) -> np.ndarray:
         from everlearn.types import SILENT
 
-        return teach.live(self.workspace).features.all(ids, SILENT).astype(np.float32) / 127
+        return standing.live(self.workspace).features.all(ids, SILENT).astype(np.float32) / 127
 
 
 # what is shown

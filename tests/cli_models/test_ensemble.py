@@ -79,3 +79,20 @@ def test_what_cannot_be_one(ready: Everlearn) -> None:
     assert "v7.0" in ready.error("ensemble", "v7.0")["message"]
     made = ready("ensemble", "--backbone", NET)["model"]
     assert "an ensemble itself" in ready.error("ensemble", made)["message"]
+
+
+def test_every_turn_learns_the_ensemble_anew_where_it_is_the_learner(ready: Everlearn, tmp_path: Path) -> None:
+    settings = ready.workspace / "everlearn.yaml"
+    settings.write_text(settings.read_text().replace("learn: {", f"learn: {{learner: 'ensemble:{NET}', "))
+    memory = ready("status")["champion"]
+    turn = ready("run", digits(tmp_path / "day2", (0,), 40), "--labels-from", "folder", code=None)
+    version = ready("models", "show", turn["model"])["models"][0]
+    assert version["learner"] == f"ensemble:{NET}" and version["memory_digest"] and memory == "v1.1"
+    assert "0" in version["card"]["classes"] and version["card"]["method"]
+    again = ready("run", digits(tmp_path / "day3", (0,), 3, first=50), "--labels-from", "folder", code=None)
+    assert again["model"].split(".")[0] == turn["model"].split(".")[0]  # the same backbones: a minor version
+    done = ready("forget", "--label", "0")
+    assert ready("verify", done["certificate"])["verified"]
+    newest = ready("models", "show", "newest")["models"][0]
+    assert newest["learner"] == f"ensemble:{NET}" and "0" not in newest["card"]["classes"]
+    assert ready("run")["decision"] == "nothing new"

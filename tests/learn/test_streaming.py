@@ -19,7 +19,7 @@ from everlearn.errors import BadConfig, Corrupt
 from everlearn.learn import river, sealed
 from everlearn.learn.exact.target import RegressionTarget
 from everlearn.learn.streaming import StreamAnswers
-from everlearn.stages import answering, teach
+from everlearn.stages import answering, learners, teach
 from everlearn.types import SILENT
 from everlearn.workspace import Workspace
 from tests import wheel
@@ -159,7 +159,7 @@ def test_turns_learn_what_is_new_in_one_pass(taught: Path, tmp_path: Path) -> No
     first, second = run(workspace.root, "models").values["models"]
     assert (first["learner"], first["memory_digest"]) == (LINEAR, None)
     assert second["metrics"]["samples"] > first["metrics"]["samples"]
-    learner = teach.streaming(workspace)
+    learner = learners.streaming(workspace)
     held = list(learner.held)
     number = first["metrics"]["samples"]
     assert held[:number] == sorted(held[:number]) and held[number:] == sorted(held[number:])
@@ -233,7 +233,7 @@ def test_forgetting_trains_again_and_claims_no_exactness(taught: Path, tmp_path:
     certificate = Path(done.values["certificate"])
     body = json.loads(certificate.read_text())
     assert body["exact"] is False and body["learner"] == (LINEAR if name == "linear" else BAYES)
-    learner = teach.streaming(Workspace.open(workspace.root))
+    learner = learners.streaming(Workspace.open(workspace.root))
     assert learner.in_order and set(learner.held.values()) == {"0", "1"}
     assert learner.answers.classes == ("0", "1")
     assert run(workspace.root, "verify", certificate, "--from-images").values["verified"]
@@ -243,11 +243,11 @@ def test_forgetting_trains_again_and_claims_no_exactness(taught: Path, tmp_path:
     found = run(workspace.root, "verify", certificate)
     assert found.code == 1
     assert {one["name"] for one in found.values["checks"] if not one["pass"]} == {"model", "again"}
-    teach.STATES["river"](workspace).write_bytes(b"nonsense")
+    learners.STATES["river"](workspace).write_bytes(b"nonsense")
     found = run(workspace.root, "verify", certificate)
     assert "learner" in {one["name"] for one in found.values["checks"] if not one["pass"]}
     assert any("learner" in line for line in run(workspace.root, "doctor").values["mended"])
-    assert not teach.knows(workspace)
+    assert not learners.knows(workspace)
 
 
 def test_takes_over_from_the_exact_memory_and_back(taught: Path, tmp_path: Path) -> None:
@@ -260,13 +260,13 @@ def test_takes_over_from_the_exact_memory_and_back(taught: Path, tmp_path: Path)
     assert done.code in (0, 1), done.said
     exact = newest(workspace.root)
     assert exact["learner"] == "exact" and exact["memory_digest"]
-    assert not teach.STATES["river"](workspace).exists()
+    assert not learners.STATES["river"](workspace).exists()
     assert run(workspace.root, "compare", before, exact["version"]).code in (0, 1)
     assert run(workspace.root, "promote", exact["version"], "--force", "--reason", "try").code == 0
     assert run(workspace.root, "rollback").code == 0
     settings.write_text(text)
     assert run(workspace.root, "learn").values["learner"] == LINEAR
-    assert not teach.STATES["exact"](workspace).exists()
+    assert not learners.STATES["exact"](workspace).exists()
 
 
 def test_killed_in_the_midst_it_comes_to_the_same(taught: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from everlearn.dataset.table import About, table
 from everlearn.model.backbone import load_backbone
 from everlearn.model.basis import Basis
-from everlearn.stages import teach
+from everlearn.stages import standing
 from everlearn.workspace import Workspace
 from tests.cli.command import Everlearn, ever, folders, picture, pixels
 
@@ -50,7 +50,7 @@ def own(basis: Basis, seed: int) -> np.ndarray:
 
 def test_of_a_workspace(labelled: Everlearn, tmp_path: Path) -> None:
     said = labelled("features", "--out", tmp_path / "f.parquet")
-    basis = teach.basis(Workspace.open(labelled.workspace))
+    basis = standing.basis(Workspace.open(labelled.workspace))
     assert (said["rows"], said["dimensions"]) == (10, basis.backbone.dimensions)
     assert said["backbone"] == "patches" and "Apache" in said["licence"]
     found = pq.read_table(tmp_path / "f.parquet")
@@ -71,7 +71,7 @@ def test_phi_is_what_is_learned_on(labelled: Everlearn, tmp_path: Path) -> None:
     from everlearn.learn.features import Features
     from everlearn.types import SILENT
 
-    learned = Features(workspace, teach.basis(workspace)).all(list(rows["id"]), SILENT)
+    learned = Features(workspace, standing.basis(workspace)).all(list(rows["id"]), SILENT)
     np.testing.assert_array_equal(np.stack(rows["features"]), learned)
     assert np.stack(rows["features"]).dtype == np.int8
 

@@ -45,15 +45,15 @@ def ensemble(
 
     workspace = opened(context)
     with workspace.lock():
-        made = stages.ensemble(workspace, backbone or [], models or [], combine, context.obj)
-    rows = [["member", name, f"{accuracy:.4f}", ""] for name, accuracy in made.members]
+        version, made = stages.ensemble(workspace, backbone or [], models or [], combine, context.obj)
+    rows = [["member", name, f"{accuracy:.4f}", ""] for name, accuracy in made.worth]
     for name, (accuracy, found) in made.methods.items():
         low, high = found.interval
         against = f"{found.difference:+.4f} ({low:+.4f} to {high:+.4f}), p = {found.p_value:.2g}: {found.verdict}"
-        rows.append(["combined" + (" *" if name == made.chosen else ""), name, f"{accuracy:.4f}", against])
+        rows.append(["combined" + (" *" if name == made.method else ""), name, f"{accuracy:.4f}", against])
     verdict = "It helps." if made.helps else "It is not shown to be better than its best member."
     lines = [
         *table(rows, ["", "", "accuracy", "against the best member"]),
-        f"{made.version.name} by {made.chosen}, judged on {made.samples} samples nobody had learned. {verdict}",
+        f"{version.name} by {made.method}, judged on {made.samples} samples nobody had learned. {verdict}",
     ]
-    return Answer(made.to_json(), lines)
+    return Answer({"model": version.name, **made.to_json()}, lines)

@@ -20,7 +20,7 @@ from everlearn.catalog import samples, snapshots, turns, versions
 from everlearn.catalog.samples import id_of
 from everlearn.catalog.tables import answer, now, sample
 from everlearn.errors import BadInput, Corrupt, EverlearnError
-from everlearn.stages import teach
+from everlearn.stages import learners, standing
 from everlearn.workspace import EVALUATIONS, Workspace, read_json, write_whole
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def certify(workspace: Workspace, journal: Mapping[str, Any], after: str | None)
         "marks": sorted(_mark(key, id) for id in journal["ids"]),
         "memory_before": journal["before"],
         "memory_after": after,
-        "basis": _basis_of(teach.live(workspace)),
+        "basis": _basis_of(standing.live(workspace)),
         "snapshot": snapshot.number if snapshot else None,
         "remaining": len(remaining),
         "reduced": reduced,
@@ -71,7 +71,7 @@ def certify(workspace: Workspace, journal: Mapping[str, Any], after: str | None)
         "commitment": commitment(salt, remaining),
         "retired": journal["knowing"],
         "learner": workspace.config.learn.learner,
-        "exact": teach.is_exact(workspace),  # else what remains was learned again, in a fixed order
+        "exact": learners.is_exact(workspace),  # else what remains was learned again, in a fixed order
     }
     body["seal"] = _seal(key, body)
     path = workspace.root / EVALUATIONS / f"certificate_{body['certificate']}.json"
@@ -129,7 +129,7 @@ def verify(workspace: Workspace, path: Path, progress: Progress, *, from_images:
     check("models", not kept, f"still in service: {', '.join(kept)}")
     _check_members(workspace, body, check)
     _check_files(workspace, check)
-    (_check_memory if teach.is_exact(workspace) else _check_learner)(workspace, body, progress, check, from_images)
+    (_check_memory if learners.is_exact(workspace) else _check_learner)(workspace, body, progress, check, from_images)
     return found
 
 
@@ -173,7 +173,7 @@ def _check_memory(workspace: Workspace, body: Mapping[str, Any], progress: Progr
     """The sums are those of what remains, in every bit; so are those that the certificate names, where the snapshot it
     speaks of is still whole."""
     try:
-        live = teach.live(workspace, strict=True)
+        live = standing.live(workspace, strict=True)
     except Corrupt as error:
         check("memory", False, error.message)
         return
@@ -208,7 +208,7 @@ def _check_features(features: Features, members: Sequence[Member], progress: Pro
 def _check_learner(workspace: Workspace, body: Mapping[str, Any], progress: Progress, check: Any, again: bool) -> None:
     """A learner that is no exact memory knows what remains and nothing else; where it learned that in one pass, another
     pass over the same samples gives the same answers."""
-    learner = teach.streaming(workspace)
+    learner = learners.streaming(workspace)
     with workspace.catalog.read() as tx:
         newest, taught = snapshots.latest(tx), versions.newest(tx)
         members = list(snapshots.members(tx, newest.number)) if newest else []

@@ -26,7 +26,7 @@ from everlearn.erasure.certificate import certify
 from everlearn.errors import BadInput, Missing, TooFew
 from everlearn.files import change
 from everlearn.naming import denial
-from everlearn.stages import care, data, prove, teach, traces
+from everlearn.stages import care, data, learners, prove, standing, teach, traces
 from everlearn.stages.prove import OF_FILES
 from everlearn.types import SILENT
 from everlearn.workspace import EVALUATIONS, Workspace, read_json, write_whole
@@ -103,7 +103,7 @@ def _carry_out(workspace: Workspace, journal: dict[str, Any], progress: Progress
     ids: list[SampleId] = journal["ids"]
     path = workspace.private(JOURNAL)
     if "before" not in journal:
-        live = teach.live(workspace, stored=True)
+        live = standing.live(workspace, stored=True)
         journal["before"] = live.memory.digest() if live.held else None
         with workspace.catalog.read() as tx:
             journal["champion"] = getattr(versions.champion(tx), "name", None)
@@ -216,14 +216,14 @@ def _learn_without(
     workspace: Workspace, journal: Mapping[str, Any], progress: Progress, notes: list[str]
 ) -> str | None:
     """Bring the memory to what remains; where a version knew the samples, a new one takes its place."""
-    if journal["before"] is None and not journal["knowing"] and not teach.knows(workspace):
+    if journal["before"] is None and not journal["knowing"] and not learners.knows(workspace):
         return None
     if not teach.anything_to_learn(workspace):
-        teach.drop_memory(workspace)
+        learners.drop_memory(workspace)
         notes.append("nothing to learn from remains, so there is no model any more")
         return None
     entered, report = teach.learn(workspace, progress, reason="rebuilt without what was forgotten")
-    if not teach.is_exact(workspace):
+    if not learners.is_exact(workspace):
         notes.append(f"{report.learner} is no exact memory: it was trained again on all that remains, in a fixed order")
     if journal["knowing"]:
         notes.append(f"{entered.name} takes the place of {', '.join(journal['knowing'])}")
@@ -242,7 +242,7 @@ def _learn_without(
 
 def _erase(workspace: Workspace, ids: Sequence[SampleId], journal: Mapping[str, Any], notes: list[str]) -> None:
     """Remove every row and file that still knows the samples."""
-    teach.live(workspace).features.forget(ids)
+    standing.live(workspace).features.forget(ids)
     spare: list[str] = []
     with workspace.catalog.write() as tx:
         for name in journal["knowing"]:

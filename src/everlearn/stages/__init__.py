@@ -1,6 +1,7 @@
 """The stages of the wheel, each given what it needs of the others: the rooms do not know each other, this floor does.
 
-`data`: collect, validate, label, augment. `teach`: the basis and learning. `answering`: which model is meant, and what
+`data`: collect, validate, label, augment. `teach`: learning; `learners`: what
+can learn; `standing`: the basis and the live memory. `answering`: which model is meant, and what
 it answers. `prove`: evaluation and comparison. `predicting`: answers. `extracting`: features for other programs.
 `summing`: sums over more images than a workspace should hold.
 `use`: feedback, deployment, drift. `ensembles`: several models as one version. `watching`: when to turn.
@@ -14,7 +15,7 @@ from typing import Any
 
 _ROOMS = {
     "collect": "data", "gather": "data", "validate": "data", "label": "data", "augment": "data",
-    "anything_new": "teach", "nothing_new": "teach", "basis": "teach", "learn": "teach",
+    "anything_new": "teach", "nothing_new": "teach", "basis": "standing", "learn": "teach",
     "evaluate": "prove", "compare": "prove", "registered": "answering", "Evaluated": "prove", "Validated": "data",
     "predict": "predicting", "feedback": "use", "deploy": "use", "export": "use",
     "ensemble": "ensembles",

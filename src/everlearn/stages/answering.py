@@ -135,14 +135,14 @@ def answerer(workspace: Workspace, model: Named | Version) -> Answerer:
     """What answers for this model. Raises BadInput for a file that answers another kind of question."""
     from everlearn.learn.features import Features
     from everlearn.model.bundle import OnnxModel
-    from everlearn.stages import teach
+    from everlearn.stages import standing
 
     if isinstance(model, Named) and model.file is not None:
         found = Answerer(workspace, None, None, OnnxModel(model.file))
         _check_kind(workspace, model.file, found)
         return found
     version = model.version if isinstance(model, Named) else model
-    basis = teach.basis(workspace)
+    basis = standing.basis(workspace)
     if registry.card(workspace, version).get("basis_digest") != basis.digest:
         return Answerer(workspace, None, None, serving(workspace, version))
     return Answerer(workspace, head_of(workspace, version), Features(workspace, basis), None)
@@ -152,7 +152,7 @@ def head_of(workspace: Workspace, version: Version) -> Head | StreamAnswers:
     """What answers from phi. Raises Missing, Corrupt, also for a learner without this workspace's seal."""
     from everlearn.learn.exact.head import Head
     from everlearn.learn.streaming import StreamAnswers
-    from everlearn.stages.teach import HEAD, INSIDE, LEARNED
+    from everlearn.stages.learners import HEAD, INSIDE, LEARNED
 
     if registry.card(workspace, version).get("answers") == INSIDE:
         data = registry.bundle_file(workspace, version, LEARNED)
@@ -167,7 +167,7 @@ def serving(workspace: Workspace, version: Version) -> OnnxModel:
     """What answers from images: a version's file, with its learner where the file gives features alone."""
     from everlearn.model.bundle import OnnxModel
     from everlearn.model.inside import InsideModel
-    from everlearn.stages.teach import INSIDE
+    from everlearn.stages.learners import INSIDE
 
     data = registry.bundle_file(workspace, version, ".onnx")
     if registry.card(workspace, version).get("answers") != INSIDE:

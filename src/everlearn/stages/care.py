@@ -216,7 +216,7 @@ def _memory(workspace: Workspace, health: Health) -> None:
     from everlearn.errors import Corrupt
     from everlearn.learn.exact.memory import ExactMemory
     from everlearn.learn.streaming import readable
-    from everlearn.stages.teach import STATES
+    from everlearn.stages.learners import STATES
 
     path = STATES["exact"](workspace)
     try:

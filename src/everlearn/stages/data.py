@@ -21,7 +21,7 @@ from everlearn.evaluate import gates
 from everlearn.files import change
 from everlearn.label import automatic
 from everlearn.naming import UNKNOWN, is_class
-from everlearn.stages import teach
+from everlearn.stages import standing, teach
 from everlearn.types import Found, Refused
 from everlearn.validate import judge as judging
 
@@ -199,9 +199,9 @@ def _suspects(workspace: Workspace, members: Sequence[Member], progress: Progres
     taught = Counter(one.label for one in learnable)
     if workspace.config.task != "classify" or sum(number >= LEAST_TAUGHT for number in taught.values()) < 2:
         return None
-    memory = teach.live(workspace)
+    memory = standing.live(workspace)
     memory.bring_to(members, progress)
-    found = teach.fitted(workspace, memory, progress)
+    found = standing.fitted(workspace, memory, progress)
     if found.held_out is None:
         return None
     table = _probabilities(memory, found, [one.id for one in originals], progress)

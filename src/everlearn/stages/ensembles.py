@@ -7,7 +7,6 @@ others and what is forgotten leaves them all: the ensemble is a version of that 
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from everlearn import registry
-from everlearn.catalog import snapshots, versions
-from everlearn.catalog.tables import now
+from everlearn.catalog import snapshots
 from everlearn.dataset.build import build
 from everlearn.errors import BadInput, TooFew
 from everlearn.evaluate import compare as comparing
@@ -27,10 +25,12 @@ from everlearn.learn.exact.cached import Cached
 from everlearn.learn.exact.fit import Fitted, fit
 from everlearn.learn.exact.memory import ExactMemory
 from everlearn.learn.features import Features
-from everlearn.learn.live import learnable
+from everlearn.learn.live import Moved, learnable
 from everlearn.model.ensemble import Member, Memory, Network, export_ensemble, names
 from everlearn.naming import is_class
 from everlearn.stages import answering, teach
+from everlearn.stages.learners import ENSEMBLE, EXACT, Files, Taught
+from everlearn.stages.standing import basis_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,33 +38,62 @@ if TYPE_CHECKING:
     from everlearn.catalog.versions import Version
     from everlearn.evaluate.compare import Comparison
     from everlearn.learn.live import Held
-    from everlearn.types import Progress, SampleId, Snapshot
+    from everlearn.types import Member as SnapshotMember
+    from everlearn.types import Progress, SampleId
     from everlearn.workspace import Workspace
-
-LEARNER = "ensemble"
 
 
 @dataclass(frozen=True, eq=False)
-class Made:
-    """The version, and what its members and the ways to combine them were worth on samples nobody had learned.
+class Ensemble:
+    """Members, how they are combined, and what that was worth on samples nobody had learned. An `Answers`.
 
-    members: name and accuracy; methods: to accuracy, and how it compares with the best member.
+    worth: of each member, its name and accuracy; methods: to accuracy, and how it compares with the best member.
     """
 
-    version: Version
-    samples: int
-    members: list[tuple[str, float]]
+    members: Sequence[Member]
+    combined: combining.Ensemble
+    classes: tuple[str, ...]
+    digest: str
+    worth: list[tuple[str, float]]
     methods: dict[str, tuple[float, Comparison]]
-    chosen: str
+
+    @property
+    def method(self) -> str:
+        return self.combined.method
+
+    @property
+    def samples(self) -> int:
+        """That all members could be asked about without having learned them."""
+        return len(self.combined.rows)
 
     @property
     def helps(self) -> bool:
-        return self.methods[self.chosen][1].verdict == "better"
+        """Whether it is shown to be better than its best member."""
+        return self.methods[self.method][1].verdict == "better"
+
+    @property
+    def backbone(self) -> str:
+        return names(self.members)
+
+    @property
+    def licence(self) -> str:
+        return "; ".join(dict.fromkeys(one.licence for one in self.members))
+
+    def about(self) -> dict[str, Any]:
+        return {
+            "answers": "as one graph, anywhere", "method": self.method, "temperature": self.combined.temperature,
+            "members": [{"name": name, "accuracy": accuracy} for name, accuracy in self.worth],
+        }  # fmt: skip
+
+    def write(self, folder: Path, card: dict[str, Any]) -> tuple[Files, dict[str, Any]]:
+        model = folder / "model.onnx"
+        export_ensemble(self.members, self.combined, self.classes, model, card=card)
+        return {".onnx": model}, card
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "model": self.version.name, "method": self.chosen, "helps": self.helps, "n": self.samples,
-            "members": [{"name": name, "accuracy": accuracy} for name, accuracy in self.members],
+            "method": self.method, "helps": self.helps, "n": self.samples,
+            "members": [{"name": name, "accuracy": accuracy} for name, accuracy in self.worth],
             "methods": {
                 name: {"accuracy": accuracy, "difference": found.difference, "interval": list(found.interval),
                        "p_value": found.p_value, "verdict": found.verdict}
@@ -88,22 +117,50 @@ class _Asked:
 
 def ensemble(
     workspace: Workspace, backbones: Sequence[str], models: Sequence[str], method: str, progress: Progress
-) -> Made:
+) -> tuple[Version, Ensemble]:
     """Make a version of the exact memories over these backbones, the workspace's own first, and of these models.
 
     models: aliases, versions or exported files; an exact memory among them stands for its backbone. A network is judged
     on the validation side only, which it has not learned. Raises BadInput for fewer than two members or another task
     than `classify`, TooFew where nothing can be judged.
     """
-    if workspace.config.task != "classify":
-        raise BadInput(f"An ensemble classifies; this workspace is for {workspace.config.task}.", "")
     began = time.monotonic()
-    specs, others = _sorted_out(workspace, backbones, models)
-    if len(specs) + len(others) < 2:
-        raise BadInput("An ensemble has two members or more.", "Name another: --backbone onnx:FILE, or a model.")
     snapshot = build(workspace)
     with workspace.catalog.read() as tx:
         members = list(snapshots.members(tx, snapshot.number))
+    specs, others = _sorted_out(workspace, models)
+    made = combined(workspace, [*specs, *backbones], others, method, members, progress)
+    came_of_it = taught(made)
+    report = teach.reported(ENSEMBLE, came_of_it, began, snapshot)
+    return teach.register(workspace, came_of_it, snapshot, report, "combined"), made
+
+
+def taught(made: Ensemble) -> Taught:
+    accuracy = made.methods[made.method][0]
+    return Taught(
+        Moved(0, 0), made.samples, made, None, made.digest, None,
+        {"head": made.method, "accuracy_out_of_fold": accuracy},
+        {
+            "out_of_fold_accuracy": accuracy,
+            "automatic_labels": None,
+            "knows": "Its exact memories hold sums of one snapshot's samples; what is forgotten leaves them all "
+            "(forget), and a new ensemble takes its place.",
+        },
+    )  # fmt: skip
+
+
+def combined(
+    workspace: Workspace, specs: Sequence[str], networks: Sequence[answering.Named], method: str,
+    members: Sequence[SnapshotMember], progress: Progress,
+) -> Ensemble:  # fmt: skip
+    """Learn each backbone's memory on these members of a snapshot, and combine them and the networks."""
+    if workspace.config.task != "classify":
+        raise BadInput(f"An ensemble classifies; this workspace is for {workspace.config.task}.", "Use one memory.")
+    if workspace.config.learn.unknown is not None:
+        progress.say("An ensemble answers with a class always: learn.unknown is for a single memory.")
+    specs = list(dict.fromkeys([workspace.config.backbone, *specs]))
+    if len(specs) + len(networks) < 2:
+        raise BadInput("An ensemble has two members or more.", "Name another backbone or model.")
     open_set = workspace.config.learn.unknown is not None  # its members answer classes, and learn no negatives
     held = {id: value for id, value in learnable(members).items() if is_class(value[0], open_set)}
     ids = sorted(held)
@@ -114,32 +171,38 @@ def ensemble(
     assert first.found is not None and first.memory is not None and first.cached is not None
     classes = first.found.head.classes
     validation = {one.id for one in members if one.split == "validation"}
-    asked += [_network(workspace, one, classes, ids, validation, progress) for one in others]
-    combined = combining.fit(
-        first.memory, first.cached, classes, [one.table for one in asked], first.found.alpha, method
-    )
-    return _made(workspace, asked, combined, classes, snapshot, began)
+    asked += [_network(workspace, one, classes, ids, validation, progress) for one in networks]
+    found = combining.fit(first.memory, first.cached, classes, [one.table for one in asked], first.found.alpha, method)
+
+    best, alpha = max(found.members, key=lambda right: int(right.sum())), comparing.ALPHA / len(found.methods)
+    methods = {
+        name: (float(right.mean()), comparing.compare(best, right, alpha=alpha))
+        for name, right in found.methods.items()
+    }
+    worth = [(names([one.member]), float(right.mean())) for one, right in zip(asked, found.members, strict=True)]
+    about = ["everlearn ensemble 1", *(one.digest for one in asked), found.method, f"{found.temperature:.6g}"]
+    digest = hashlib.sha256("\n".join(about).encode()).hexdigest()
+    return Ensemble([one.member for one in asked], found, classes, digest, worth, methods)
 
 
-def _sorted_out(
-    workspace: Workspace, backbones: Sequence[str], models: Sequence[str]
-) -> tuple[list[str], list[answering.Named]]:
-    """Backbones to learn on, each once, and models to take as they are."""
-    specs, others = [workspace.config.backbone], []
+def _sorted_out(workspace: Workspace, models: Sequence[str]) -> tuple[list[str], list[answering.Named]]:
+    """Backbones to learn on, and models to take as they are."""
+    specs, others = [], []
     for name in models:
         found = answering.named(workspace, name)
-        if found.file is None and found.version.learner == "exact":
+        kind = found.version.learner.partition(":")[0]
+        if found.file is None and kind == EXACT:
             specs.append(found.version.backbone)
-        elif found.file is None and found.version.learner == LEARNER:
+        elif kind == ENSEMBLE:
             raise BadInput(f"{found.name} is an ensemble itself.", "Name its members.")
         else:
             others.append(found)
-    return list(dict.fromkeys([*specs, *backbones])), others
+    return specs, others
 
 
 def _memory(workspace: Workspace, spec: str, held: Held, ids: Sequence[SampleId], progress: Progress) -> _Asked:
     """An exact memory of the snapshot on this backbone; nothing of it is stored but its cached features."""
-    basis = teach.basis_of(workspace, spec)
+    basis = basis_of(workspace, spec)
     phi = Features(workspace, basis).all(ids, progress)
     labels, folds = [held[id][0] for id in ids], np.array([held[id][1] for id in ids], np.int64)
     memory = ExactMemory(basis.digest, basis.dimensions, workspace.config.learn.folds)
@@ -170,49 +233,3 @@ def _network(
         answers = answering.Answerer(workspace, None, None, member.model)
         table[rows] = answers.table([ids[row] for row in rows], progress) @ member.places()
     return _Asked(member, table, hashlib.sha256(data).hexdigest())
-
-
-def _made(
-    workspace: Workspace, asked: Sequence[_Asked], combined: combining.Ensemble, classes: tuple[str, ...],
-    snapshot: Snapshot, began: float,
-) -> Made:  # fmt: skip
-    best = max(combined.members, key=lambda right: int(right.sum()))
-    methods = {
-        name: (float(right.mean()), comparing.compare(best, right, alpha=comparing.ALPHA / len(combined.methods)))
-        for name, right in combined.methods.items()
-    }  # fmt: skip
-    members = [one.member for one in asked]
-    said = [(names([one]), float(right.mean())) for one, right in zip(members, combined.members, strict=True)]
-    about = [one.digest for one in asked] + [combined.method, f"{combined.temperature:.6g}"]
-    digest = hashlib.sha256("\n".join(["everlearn ensemble 1", *about]).encode()).hexdigest()
-    with workspace.catalog.read() as tx:
-        newest, champion = versions.newest(tx), versions.champion(tx)
-        name = versions.next_name(tx, major=newest is not None and newest.learner != LEARNER)
-    card = {
-        "name": name, "made": now().isoformat(timespec="seconds") + "Z", "task": workspace.config.task,
-        "classes": list(classes), "learner": LEARNER, "backbone": names(members),
-        "backbone_licence": "; ".join(dict.fromkeys(one.licence for one in members)),
-        "members": [{"name": one, "accuracy": accuracy} for one, accuracy in said],
-        "method": combined.method, "temperature": combined.temperature, "judged_on": len(combined.rows),
-        "out_of_fold_accuracy": methods[combined.method][0], "snapshot": snapshot.digest,
-        "samples": {"all": snapshot.samples} | dict(snapshot.splits), "model_digest": digest,
-        "knows": "Its memories are learned from one snapshot; what is forgotten leaves them when it is made anew.",
-    }  # fmt: skip
-    facts = {
-        "parent": (champion or newest).name if champion or newest else None,  # type: ignore[union-attr]
-        "snapshot": snapshot.number, "learner": LEARNER, "backbone": card["backbone"],
-        "licence": card["backbone_licence"], "config": teach.deciding(workspace), "code_version": teach.code_version(),
-        "memory_digest": None, "model_digest": digest,
-        "metrics": {"seconds": round(time.monotonic() - began, 3), "memory_bytes": teach.most_memory(),
-                    "samples": len(combined.rows), "auto_label": None},
-    }  # fmt: skip
-    with workspace.scratch() as folder:
-        model = Path(folder) / "model.onnx"
-        export_ensemble(members, combined, classes, model, card=card)
-        text = json.dumps(card, ensure_ascii=False, indent=1).encode()
-        files: dict[str, bytes | Path] = {
-            ".onnx": model, "/classes.txt": "\n".join(classes).encode(), "/card.json": text,
-            "/card.md": teach.card_text(card).encode(),
-        }  # fmt: skip
-        version = registry.register(workspace, name, files, facts, "combined")
-    return Made(version, len(combined.rows), said, methods, combined.method)

@@ -23,7 +23,7 @@ from everlearn.dataset.build import side_of
 from everlearn.dataset.table import About, table
 from everlearn.errors import BadInput
 from everlearn.learn.features import Features, images
-from everlearn.stages import teach
+from everlearn.stages import standing
 from everlearn.types import SILENT, Found, Refused
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _basis(workspace: Workspace | None, backbone: str | None) -> Basis:
     if workspace is None:
         return Basis(load_backbone(backbone or "patches"))
     if backbone is None or backbone == workspace.config.backbone:
-        return teach.basis(workspace)
+        return standing.basis(workspace)
     dimensions = workspace.config.learn.dimensions
     found = load_backbone(backbone, base=workspace.root)
     return Basis(found) if dimensions is None else Basis(found, dimensions=dimensions)

@@ -16,7 +16,7 @@ from everlearn.errors import BadInput, Missing
 from everlearn.files import change, new_keys
 from everlearn.learn.live import LiveMemory
 from everlearn.naming import is_class
-from everlearn.stages import answering, prove, teach
+from everlearn.stages import answering, learners, prove, standing
 from everlearn.types import SILENT
 
 if TYPE_CHECKING:
@@ -92,9 +92,9 @@ def deploy(workspace: Workspace, model: str | None, to: str | None) -> Deployed:
     """Copy a model to where programs look for it; by default where it was last."""
     version = answering.registered(workspace, model)
     card = registry.card(workspace, version)
-    if card.get("answers") == teach.INSIDE:
+    if card.get("answers") == learners.INSIDE:
         remedy = "Answer there (everlearn predict), or learn with one that becomes one graph, such as exact."
-        raise BadInput(f"{version.name} ({version.learner}) answers {teach.INSIDE}.", remedy)
+        raise BadInput(f"{version.name} ({version.learner}) answers {learners.INSIDE}.", remedy)
     if to is None:
         with workspace.catalog.read() as tx:
             past = versions.deployments(tx)
@@ -134,7 +134,7 @@ def _memory_of(workspace: Workspace, version: Version, progress: Progress) -> Li
     """The memory as it stood at a version: the live one brought there, in this process only."""
     if version.memory_digest is None:
         raise BadInput(f"{version.name} ({version.learner}) holds no sums.", "Export it without --sums.")
-    memory = teach.live(workspace)
+    memory = standing.live(workspace)
     with workspace.catalog.read() as tx:
         members = list(snapshots.members(tx, version.snapshot or 0))
     memory.bring_to(members, progress)
