@@ -1,6 +1,6 @@
 """What a user sees of an open set: false-accept rates asked for, promised and seen, through the commands alone.
 
-    python benchmarks/open_set_workspace.py --signs FOLDER --faces FOLDER --weights FOLDER
+    python benchmarks/open_set_workspace.py --signs FOLDER --faces FOLDER --weights FOLDER [--turn 3]
 
 FOLDER of --signs and --faces: an ImageFolder; its last three classes in the order of their names are strangers. Signs
 are learned with `patches`, faces (cut and turned by YuNet) with MobileFaceNet. For each rate: what the data could
@@ -51,8 +51,9 @@ def accepted(workspace: Path, strangers: Sequence[Path]) -> tuple[int, int]:
     return sum(one["label"] != "unknown" for one in said), len(said)
 
 
-def table(name: str, images: Path, backbone: str) -> None:
+def table(name: str, images: Path, backbone: str, turn: int) -> None:
     classes = sorted(path for path in images.iterdir() if path.is_dir())
+    classes = classes[turn:] + classes[:turn]
     known, strangers = classes[:-3], classes[-3:]
     with tempfile.TemporaryDirectory() as scratch:
         workspace, of_known = Path(scratch) / "workspace", Path(scratch) / "known"
@@ -96,6 +97,7 @@ def main() -> None:
     parser.add_argument("--signs", type=Path)
     parser.add_argument("--faces", type=Path)
     parser.add_argument("--weights", type=Path)
+    parser.add_argument("--turn", type=int, default=0, help="Another division: so many classes go to the end first.")
     given = parser.parse_args()
     if given.faces and given.weights:
         with tempfile.TemporaryDirectory() as cut:
@@ -104,11 +106,10 @@ def main() -> None:
                 path = Path(cut) / name / f"{at}.png"
                 path.parent.mkdir(exist_ok=True)
                 cv2.imwrite(str(path), cv2.cvtColor(face, cv2.COLOR_RGB2BGR))
-            table(
-                f"{given.faces.parent.name}, MobileFaceNet", Path(cut), f"onnx:{given.weights / 'MobileFaceNet.onnx'}"
-            )
+            backbone = f"onnx:{given.weights / 'MobileFaceNet.onnx'}"
+            table(f"{given.faces.parent.name}, MobileFaceNet", Path(cut), backbone, given.turn)
     if given.signs:
-        table(f"{given.signs.name}, patches", given.signs, "patches")
+        table(f"{given.signs.name}, patches", given.signs, "patches", given.turn)
 
 
 if __name__ == "__main__":
