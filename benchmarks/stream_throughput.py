@@ -91,7 +91,7 @@ def measure(train: Any, test: Any, river_rows: int, passes: int) -> None:
 
     (x, y), (xt, yt) = train, test
     classes = np.unique(y)
-    ours, sgd, softmax = ExactClassifier(), SGDClassifier(random_state=0), linear_model.SoftmaxRegression()
+    ours, sgd, softmax = ExactClassifier(planes=1), SGDClassifier(random_state=0), linear_model.SoftmaxRegression()
     names = ("Everlearn", "scikit-learn SGD", "River softmax", "bare product")
     timed = {name: Timed() for name in names}
     gram = GramSum(x.shape[1])
@@ -149,7 +149,7 @@ def sgd_more(sgd: Any, timed: Timed, train: Any, test: Any, wanted: float, passe
 def long_stream(rows: int, dimensions: int, classes: int) -> None:
     """One process: learn, answer, and say what it took."""
     clouds, timed = Clouds(dimensions, classes), Timed()
-    model = ExactClassifier(keep=_KEEP)
+    model = ExactClassifier(planes=1, keep=_KEEP)
     for start in range(0, rows, PORTION):
         x, y = clouds.draw(min(PORTION, rows - start))
         timed(len(x), lambda: model.partial_fit(x, y))  # noqa: B023

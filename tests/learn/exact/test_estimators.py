@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -404,3 +405,30 @@ def test_more_rows_are_solved_again(monkeypatch: pytest.MonkeyPatch):
     assert before.corrected.solution.n == 1100
     model.partial_fit(x[1100:], y[1100:]).partial_fit(x[:1], y[:1]).predict(x)  # a fifth more than when it was chosen
     assert model._learned.model is not before
+
+
+def test_features_of_length_one_lose_nothing_and_what_is_lost_is_said():
+    """Networks' features are often brought to length 1: 1,280 numbers of about 0.03."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 4, 400)
+    x = rng.normal(size=(4, 1280))[y] + 4 * rng.normal(size=(400, 1280))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    assert abs(ExactClassifier().quantisation_loss(x, y)["loss"]) < 0.03
+    with pytest.warns(UserWarning, match=r"9\d% of the features other than 0 round to 0. Give scale"):
+        ExactClassifier(planes=1).fit(x, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ExactClassifier(planes=1, scale=0.2).fit(x, y)
+
+
+def test_of_many_kept_rows_some_calibrate(monkeypatch):
+    """Every k-th in the order of their keys: the same ones whatever the order they came in."""
+    x, y = load_digits(return_X_y=True)
+    monkeypatch.setattr("everlearn.learn.exact.learned._CALIBRATED", 64 * 500)
+    order = np.random.default_rng(1).permutation(len(x))
+    first, second = ExactClassifier().fit(x, y), ExactClassifier().fit(x[order], y[order])
+    assert first.temperature_ == second.temperature_ and first.head_ == second.head_
+    monkeypatch.undo()
+    whole = ExactClassifier().fit(x, y)
+    assert whole.digest() == first.digest()
+    assert abs(whole.score(x, y) - first.score(x, y)) < 0.02

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -19,8 +20,10 @@ from everlearn.learn.exact.learned import TARGET_STEP, Learned, float_parts, hel
 if TYPE_CHECKING:
     from everlearn.learn.exact.held import Batch
 
-_WIDE = {2: 1024, 3: 170, 4: 128}
-"""The most features that so many planes are taken for by planes="auto"."""
+_WIDE = {2: 2048, 3: 170, 4: 128}
+_WIDE_SCALED = {2: 1024}
+"""The most features that so many planes are taken for by planes="auto"; with a scale one plane loses little."""
+_LOOKED_AT = 256  # rows of a portion that are looked at for a warning
 
 
 class ExactBase(BaseEstimator):  # type: ignore[misc]
@@ -219,7 +222,10 @@ class ExactBase(BaseEstimator):  # type: ignore[misc]
         labels = self._denied(y, len(array)) if negative else self._encoded(column_or_1d(y, warn=True))
         given, grouped = None if ids is None else _texts(ids), None if groups is None else _texts(groups)
         check_consistent_length(array, labels, given, grouped)
-        return self._learned.batch(array, labels, given, grouped)
+        rows = self._learned.batch(array, labels, given, grouped)
+        if self._learned.encoder.planes == 1 and self.features == "linear":
+            _warn_of_zeros(array[:_LOOKED_AT], rows.phi[:_LOOKED_AT])
+        return rows
 
     def _checked(self, X: ArrayLike, fresh: bool = False, least: int = 0) -> NDArray[Any]:
         """(N, D) finite floats. Raises what scikit-learn raises, and BadArray naming a row with NaN or infinity."""
@@ -255,8 +261,8 @@ class ExactBase(BaseEstimator):  # type: ignore[misc]
             return 1
         if self.planes != "auto":
             return int(self.planes)
-        most = 2 if self.scale is not None else PLANES
-        return next((planes for planes in range(most, 1, -1) if inputs <= _WIDE[planes]), 1)
+        wide = _WIDE if self.scale is None else _WIDE_SCALED
+        return next((planes for planes in sorted(wide, reverse=True) if inputs <= wide[planes]), 1)
 
     def _take(self, other: Self) -> None:
         self.__dict__.update({name: value for name, value in vars(other).items() if name not in self.get_params()})
@@ -299,6 +305,17 @@ class ExactBase(BaseEstimator):  # type: ignore[misc]
     def _compared(self, y: ArrayLike) -> tuple[Floats, Callable[[Floats, int], float]]:
         """(N, C) targets, columns as the memory's, and what scores a (N, C) answer in steps above an origin."""
         raise NotImplementedError
+
+
+def _warn_of_zeros(x: NDArray[Any], phi: NDArray[np.int8]) -> None:
+    """Features far below the step are lost; nobody should learn on zeros without knowing."""
+    there = np.count_nonzero(x)
+    lost = there - np.count_nonzero(phi[:, : x.shape[1]])
+    if lost > there / 2:
+        warnings.warn(
+            f"{lost / there:.0%} of the features other than 0 round to 0. Give scale=… (the largest |x|), or planes=2.",
+            stacklevel=6,
+        )
 
 
 def _texts(values: Any) -> list[str]:

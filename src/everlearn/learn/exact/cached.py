@@ -48,6 +48,14 @@ class Cached:
         among = np.fromiter(((label in named) != others for label in self.labels), np.bool_, len(self.labels))
         return self if among.all() and self.among is None else replace(self, among=among)
 
+    def thinned(self, every: int) -> Cached:
+        """Only every such row of the order counts."""
+        if every == 1:
+            return self
+        among = np.zeros(len(self.ids), np.bool_)
+        among[self.order[::every]] = True
+        return replace(self, among=among)
+
     def rows(self, fold: int, every: int = 1) -> NDArray[np.intp]:
         """Rows of a fold in canonical order; with `every`, each such one of the whole order only."""
         chosen = self.order[::every]

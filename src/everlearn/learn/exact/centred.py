@@ -21,7 +21,7 @@ from everlearn.learn.exact.solve import ALPHAS, DEFAULT_ALPHA, lowest
 from everlearn.learn.exact.threads import in_threads, single_blas
 
 Floats = NDArray[np.float64]
-_SEARCH_FLOPS = 1e10  # above this cost of one solve, two folds choose alpha and not all
+_SEARCH_FLOPS = 2e9  # above this cost of one solve, two folds choose alpha and not all
 _ROWS = 32
 _CONSTANT = 1e-12  # a variance below this share of the mean square is rounding
 

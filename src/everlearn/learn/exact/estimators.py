@@ -31,7 +31,7 @@ class ExactClassifier(ClassifierMixin, ExactBase):  # type: ignore[misc]
     features: `linear`, or `cosine`: `dimensions` random cosines, a Gaussian kernel of `width` (in `scale`, or in
         doublings), by `seed`.
     scale: the largest |x|, one or one per feature; steps are then even over it, and values beyond are clipped. None:
-        steps even up to a knee (16,384 for up to 128 features, 64 up to 170, 4 up to 1,024, else 1) and logarithmic
+        steps even up to a knee (16,384 for up to 128 features, 64 up to 170, 4 up to 2,048, else 1) and logarithmic
         beyond.
     planes: int8 columns per feature, 1 to 4; `auto`: as many as are cheap, by the number of features.
     alpha: the penalty; None: chosen by fold error. intercept, standardize: by the sums, when solving.

@@ -32,6 +32,7 @@ TARGET_STEP, TARGET_PLANES, TARGET = 2.0**-30, 8, "y"
 """A number to be learned is held to 1e-9, within +-8e9, as eight more columns of phi: G then holds Σ φy and Σ y²."""
 MOST_CORRECTIONS = 64
 _NEW = (1, 9, 9)  # samples of classes of which one is new, see `ranked`
+_CALIBRATED = 2**25  # features that the choice of head and temperature look at; of more, every k-th row
 _CHEAP = 2e9  # operations of a solve that is done after every change
 _FITS = 2.0**61
 
@@ -288,6 +289,7 @@ class Learned:
             return {}
         at = _places(classes, columns)
         cached, views = self.held.cached().of(classes), {}
+        cached = cached.thinned(stride(len(cached.order), self.encoder.effective, _CALIBRATED))
 
         def build(fold: int, kind: Kind) -> Head | None:
             solution = solved.held_out[fold]
