@@ -33,6 +33,20 @@ def test_with_an_endless_half_life_it_is_the_exact_memory():
     assert fading.weight_ == pytest.approx(200)
 
 
+@pytest.mark.parametrize("asked_before", [True, False])
+def test_time_alone_changes_no_answer(asked_before):
+    x, y = world(200)
+    fading, now = (FadingClassifier(half_life=1, per="step").fit(x, y) for _ in range(2))
+    wanted = now.decision_function(x)
+    if asked_before:
+        fading.decision_function(x)
+    fading.step(30)
+    assert fading.weight_ < 1e-6
+    np.testing.assert_allclose(fading.decision_function(x), wanted, atol=1e-8)
+    with pytest.raises(BadArray, match="has faded away"):
+        clone(now).fit(x, y).step(1e5).predict(x)
+
+
 def test_portions_do_not_matter_the_order_does():
     x, y = world(300)
     made = FadingClassifier(half_life=50, estimator=ExactClassifier(alpha=1e-3))

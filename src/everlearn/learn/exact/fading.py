@@ -20,6 +20,7 @@ from everlearn.learn.exact.estimators import ExactClassifier, value_of
 from everlearn.learn.exact.learned import Learned
 
 _STALE = 0.2  # share of the weight that has come anew before the penalty is chosen again
+_WEIGHT = 1000.0  # in rows, of what is solved at the least
 
 
 class FadingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -161,13 +162,17 @@ class FadingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._parts = [part.times(share) for part in self._parts]
 
     def _solved(self) -> Solution:
-        """Fading alone changes no answer: all sums shrink alike, and the penalty with them."""
-        settings = self._learned.settings
-        if self._model is None or self._fresh > _STALE * self.weight_:
-            searched = search(self._parts, settings)
+        """Fading alone changes no answer: all sums shrink alike, and the penalty with them. However
+        little is left is solved as if it were many rows, since a solve takes less than one for one."""
+        settings, weight = self._learned.settings, self.weight_
+        if not weight > 0:
+            raise BadArray("all that was learned has faded away.", "Learn rows again.")
+        parts = [part.times(max(1.0, _WEIGHT / weight)) for part in self._parts]
+        if self._model is None or self._fresh > _STALE * weight:
+            searched = search(parts, settings)
             self._model, self._alpha, self._fresh = searched.whole.lean(), searched.alpha, 0
         elif self._fresh > self._solved_at:
-            self._model = solve(sum(self._parts[1:], self._parts[0]), self._alpha, settings).lean()
+            self._model = solve(sum(parts[1:], parts[0]), self._alpha, settings).lean()
         self._solved_at = self._fresh
         return self._model
 

@@ -139,7 +139,7 @@ class Parted:
                     of[mark.part].append(row)
             labels = [move[side].label if move[side] else "" for move in plan]  # type: ignore[union-attr]
             for part, found in sorted(of.items()):
-                act(self._at(part), replace(rows, labels=labels).take(found))
+                act(self._at(part), _relabelled(rows, labels).take(found))
         for part in [part for part, learned in self.parts.items() if not learned.memory.samples]:
             del self.parts[part]
         return {(was, now) for was, now in plan if now is not None and was != now}
@@ -218,6 +218,14 @@ def renamed(memory: ExactMemory, naming: Callable[[str], str]) -> ExactMemory:
         view.counts[name] = view.counts.get(name, 0) + memory.counts[old]
     view.gram = memory.gram
     return view
+
+
+def _relabelled(rows: Batch, labels: list[str]) -> Batch:
+    """The same rows with other labels; a row without an id is known by its label too."""
+    if rows.by_id or labels == list(rows.labels):
+        return replace(rows, labels=labels)
+    contents = replace(rows, labels=labels, by_id=True).contents
+    return replace(rows, labels=labels, keys=[b"r" + content for content in contents])
 
 
 def _together(batches: Sequence[Batch], empty: Learned) -> Batch:

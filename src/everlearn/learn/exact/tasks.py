@@ -155,12 +155,9 @@ class ExactTasks(SeveralBase):
     def _solved(self, task: str) -> ExactClassifier:
         """The head of a task, from the patterns that it is in."""
         head, learned = self._kind(task), self._empty()
-        views = [renamed(held.memory, _of(task, part)) for part, held in self._rows if task in part]
-        if len(views) == 1:
-            learned.memory = views[0]
-        else:
-            for view in views:
-                learned.memory.merge(view)
+        for part, held in self._rows:
+            if task in part:  # added up into sums of its own: rows may go to another pattern while the head stays
+                learned.memory.merge(renamed(held.memory, _of(task, part)))
         learned.held = _Joined(learned.held, self._rows.cached(lambda part: _of(task, part) if task in part else None))
         head._learned, head.n_features_in_ = learned, self.n_features_in_
         if hasattr(self._made, "feature_names_in_"):
