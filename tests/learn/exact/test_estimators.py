@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,9 +17,10 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, loa
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from everlearn import ExactClassifier, ExactRegressor
+from everlearn import ExactClassifier, ExactRegressor, ExactTasks
 from everlearn.errors import BadInput, Corrupt, Missing
 from everlearn.learn.exact import learned as learned_module
+from everlearn.learn.exact.centred import Corrected
 from everlearn.learn.exact.encode import BadArray, Encoder, digits, numbers, top
 from everlearn.model.cosines import Cosines
 from everlearn.model.graph import Graph, session
@@ -263,6 +265,83 @@ def test_merging_two_kinds_changes_nothing():
     empty = ExactClassifier()
     assert (empty + model).digest() == (model + empty).digest() == before
     assert not hasattr(empty, "_learned")
+
+
+def test_merging_into_what_is_empty_keeps_its_settings():
+    x, y = some(40)
+    model = ExactClassifier().fit(x, y)
+    for wrong in (ExactClassifier(planes=1), ExactClassifier(features="cosine"), ExactClassifier(folds=3)):
+        with pytest.raises(BadArray, match=r"planes|features|folds"):
+            wrong.merge(model)
+        assert not hasattr(wrong, "_learned")
+    mine = ExactClassifier(alpha=1e-3).merge(model)
+    assert mine.alpha_ == 1e-3
+    assert mine.digest() == model.digest()
+
+
+def test_columns_of_other_names_are_not_merged():
+    x, y = some(40)
+    there = [ExactClassifier().fit(pd.DataFrame(x, columns=list(names)), y) for names in ("abcd", "abdc")]
+    before = there[0].digest()
+    with pytest.raises(BadArray, match="column 2 is 'd' in one, 'c' in the other"):
+        there[0].merge(there[1])
+    assert there[0].digest() == before
+    assert there[0].merge(ExactClassifier().fit(x, y)).samples_ == 80
+    tasks = [ExactTasks().fit(pd.DataFrame(x, columns=list(names)), {"t": y}) for names in ("abcd", "abdc")]
+    with pytest.raises(BadArray, match="column 2"):
+        tasks[0].merge(tasks[1])
+
+
+def test_settings_may_be_numpys_numbers(tmp_path: Path):
+    x, y = some(40)
+    made = ExactClassifier(features="cosine", dimensions=np.int64(32), seed=np.int64(3), width=np.float32(2),
+                           folds=np.int64(3), alpha=np.float64(0.01))  # fmt: skip
+    model = made.fit(x, y)
+    model.save(tmp_path / "model")
+    again = ExactClassifier.load(tmp_path / "model")
+    assert again.digest() == model.digest()
+    np.testing.assert_allclose(again.predict_proba(x), model.predict_proba(x), rtol=1e-9)
+
+
+def test_the_name_of_a_forgotten_class_stays_nowhere(tmp_path: Path):
+    x, y = some(40)
+    names = np.array(["Ada", "Bob", "Cyd"])[y]
+    model = ExactClassifier().fit(x, names).forget(x[y == 1], names[y == 1])
+    model.save(tmp_path / "model")
+    assert b"Bob" not in (tmp_path / "model").read_bytes()
+    assert b"Bob" not in pickle.dumps(model)
+    assert b"Ada" in pickle.dumps(model)
+    again = ExactClassifier.load(tmp_path / "model").partial_fit(x[y == 1], names[y == 1])
+    model.partial_fit(x[y == 1], names[y == 1])
+    assert again.digest() == model.digest() == ExactClassifier().fit(x, names).digest()
+    np.testing.assert_array_equal(again.predict(x), model.predict(x))
+    assert again.forget(x[y == 0], names[y == 0]).samples_ == 40 - (y == 0).sum()
+
+
+def test_no_curve_of_the_forgotten_is_copied(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(learned_module, "_CHEAP", 0)
+    monkeypatch.setattr(learned_module, "MOST_CORRECTIONS", 1)
+    x, y = some(200)
+    model = ExactClassifier(unknown=0.2, head="ridge").fit(x, y)
+    model.predict(x)
+    model.forget(x[:2], y[:2]).predict(x)  # solved again with the line that was chosen before
+    assert model._learned.model is not None
+    assert not model._learned.model.corrected.signs
+    assert copy.deepcopy(model)._learned.model is None
+
+
+def test_an_interrupted_correction_is_made_again(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(learned_module, "_CHEAP", 0)
+    x, y = some(200)
+    model = ExactClassifier(head="ridge", alpha=1e-3).fit(x, y)
+    model.predict(x)
+    model.forget(x[:5], y[:5])
+    with monkeypatch.context() as patched:
+        patched.setattr(Corrected, "change", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            model.predict(x)
+    wanted = ExactClassifier(head="ridge", alpha=1e-3).fit(x[5:], y[5:])
+    np.testing.assert_allclose(model.decision_function(x), wanted.decision_function(x), atol=1e-9)
 
 
 def test_settings_that_cannot_be():

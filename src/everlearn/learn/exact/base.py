@@ -30,6 +30,9 @@ class ExactBase(BaseEstimator):  # type: ignore[misc]
     """What both estimators share."""
 
     _regression: bool
+    _learned: Learned
+    n_features_in_: int
+    feature_names_in_: NDArray[Any]
 
     def __init__(
         self,
@@ -94,11 +97,17 @@ class ExactBase(BaseEstimator):  # type: ignore[misc]
             raise BadArray(f"a {type(other).__name__} cannot be merged.", f"Give a {type(self).__name__}.")
         if not hasattr(other, "_learned"):
             return self
-        if not hasattr(self, "_learned"):
-            self._take(copy.deepcopy(other))
-            return self
-        self._refuse_other(other)
-        self._learned.merge(copy.deepcopy(other._learned) if other is self else other._learned)
+        fresh = not hasattr(self, "_learned")
+        learned = self._empty(other.n_features_in_) if fresh else self._learned
+        self._refuse_unlike(learned, other)
+        if not fresh:
+            self._refuse_other(other)
+        learned.merge(copy.deepcopy(other._learned) if other is self else other._learned)
+        if fresh:
+            self._learned, self.n_features_in_ = learned, other.n_features_in_
+            self._begin()
+            if hasattr(other, "feature_names_in_"):
+                self.feature_names_in_ = other.feature_names_in_
         self._adopt(other)
         self._after()
         return self
@@ -136,7 +145,7 @@ class ExactBase(BaseEstimator):  # type: ignore[misc]
 
         Nothing is learned. Both choose their penalty alike, on the same folds. Also kept as `quantisation_loss_`.
         """
-        other = copy.deepcopy(self)
+        other = copy.copy(self)
         rows = other._prepared(X, y, None, None, fresh=True)
         learned = other._learned
         learned.memory.add(rows.phi, rows.labels, rows.folds)
@@ -251,10 +260,10 @@ class ExactBase(BaseEstimator):  # type: ignore[misc]
         if self.alpha is not None and not 0 < self.alpha < np.inf:
             raise BadArray(f"alpha={self.alpha!r} cannot be.", "Give a number > 0, or None.")
         planes = self._planes(inputs)
-        cosine = (self.dimensions, float(self.width), int(self.seed)) if self.features == "cosine" else ()
+        cosine = (int(self.dimensions), float(self.width), int(self.seed)) if self.features == "cosine" else ()
         encoder = Encoder(inputs, planes, scale, self.features, *cosine)
         settings = self._settings()
-        return Learned(encoder, self.folds, self.keep, settings, self._regression)
+        return Learned(encoder, int(self.folds), float(self.keep), settings, self._regression)
 
     def _planes(self, inputs: int) -> int:
         if self.features == "cosine":
@@ -264,8 +273,14 @@ class ExactBase(BaseEstimator):  # type: ignore[misc]
         wide = _WIDE if self.scale is None else _WIDE_SCALED
         return next((planes for planes in sorted(wide, reverse=True) if inputs <= wide[planes]), 1)
 
-    def _take(self, other: Self) -> None:
-        self.__dict__.update({name: value for name, value in vars(other).items() if name not in self.get_params()})
+    def _refuse_unlike(self, learned: Learned, other: Self) -> None:
+        """Raises BadArray, naming the first difference, where the features of another are not these."""
+        mine, theirs = ({**vars(one.encoder), "folds": one.memory.folds} for one in (learned, other._learned))
+        differ = [field for field in (*learned.encoder.__dataclass_fields__, "folds") if mine[field] != theirs[field]]
+        if differ:
+            name = differ[0]
+            raise BadArray(f"{name} {theirs[name]!r} cannot be merged into {mine[name]!r}.", "Merge equal settings.")
+        refuse_columns(self, other)
 
     def _settings(self) -> Settings:
         return Settings(bool(self.intercept), bool(self.standardize), self.alpha)
@@ -316,6 +331,15 @@ def _warn_of_zeros(x: NDArray[Any], phi: NDArray[np.int8]) -> None:
             f"{lost / there:.0%} of the features other than 0 round to 0. Give scale=… (the largest |x|), or planes=2.",
             stacklevel=6,
         )
+
+
+def refuse_columns(mine: BaseEstimator, theirs: BaseEstimator) -> None:
+    """Raises BadArray where the columns of two estimators have names, and not the same in the same order."""
+    own, other = (getattr(one, "feature_names_in_", None) for one in (mine, theirs))
+    if own is None or other is None or np.array_equal(own, other):
+        return
+    at = next((n for n, (a, b) in enumerate(zip(own, other)) if a != b), min(len(own), len(other)) - 1)
+    raise BadArray(f"column {at} is {other[at]!r} in one, {own[at]!r} in the other.", "Give both the same columns.")
 
 
 def _texts(values: Any) -> list[str]:

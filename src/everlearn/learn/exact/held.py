@@ -225,6 +225,9 @@ class Held:
             self.counts[slot] -= 1
             if self.counts[slot] == 0:
                 self._drop(key, slot)
+        for code in np.flatnonzero(np.bincount(self.labels[: len(self.keys)], minlength=len(self.names)) == 0):
+            self._code.pop(self.names[code], None)
+            self.names[code] = ""  # nor does the name of a class
 
     def _drop(self, key: Key, slot: int) -> None:
         """The last slot, and the last place, move into the gap."""

@@ -172,9 +172,10 @@ class Learned:
         self._moved = 0  # rows changed since alpha was chosen
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles: a model that is a correction is left out, since it still holds what was forgotten."""
+        """For copies and pickles: a model that was chosen before rows changed is left out, since corrections and the
+        curve of the unknown still hold what was forgotten."""
         state = dict(vars(self))
-        if self._pending or (self.model is not None and self.model.corrected.signs):
+        if self._moved:
             state |= {"model": None, "_pending": [], "_moved": 0}
         return state
 
@@ -230,7 +231,11 @@ class Learned:
             self.settle()
         assert self.model is not None
         if self._pending:
-            self._correct(self.model)
+            try:
+                self._correct(self.model)
+            except BaseException:
+                self.model = None  # half corrected it would answer as if nothing had happened
+                raise
         return self.model
 
     def _correct(self, model: Model) -> None:
@@ -264,7 +269,7 @@ class Learned:
     def settle(self) -> None:
         """Choose alpha, head and temperature anew, and solve: the model is then a function of the set of rows alone."""
         found = sums(self.memory, self.encoder, self.regression, self.settings.intercept)
-        solved = search(found.parts, self.settings)
+        solved = search(found.parts, self.settings, every=self.settings.unknown is not None)
         views = {} if self.regression else self._views(found, solved)
         accuracies = self._accuracies(views)
         kinds = self._kinds(accuracies) or [self.settings.head or "ridge"]
@@ -381,7 +386,7 @@ def _steps(values: Floats) -> NDArray[np.int64]:
 
 def held_out_scores(parts: list[Moments], x: Floats, folds: NDArray[np.int64], settings: Settings) -> Floats:
     """(N, C) each row's scores by what was learned without its fold; 0 where that is nothing."""
-    solved = search(parts, settings)
+    solved = search(parts, settings, every=True)
     found = np.zeros((len(x), len(parts[0].y)))
     for fold, solution in enumerate(solved.held_out):
         if solution is not None:

@@ -28,15 +28,18 @@ def save(path: Path, name: str, params: Mapping[str, Any], about: Mapping[str, A
     """Raises StoreFault where the disk refuses."""
     held = learned.held
     n, kept = len(held), len(held.owners)
+    codes, labels = np.unique(held.labels[:n], return_inverse=True)  # no name of a class that is forgotten
     header = {
         "format": _FORMAT, "estimator": name, "params": plain(params),
-        "about": about, "names": held.names, "rows": n, "kept": kept, "keys": sum(map(len, held.keys)),
+        "about": about, "names": [held.names[code] for code in codes], "rows": n, "kept": kept,
+        "keys": sum(map(len, held.keys)),
     }  # fmt: skip
 
     def arrays() -> Iterator[NDArray[Any]]:
         yield np.array([len(key) for key in held.keys], "<i4")
         yield np.frombuffer(b"".join(held.keys), np.int8)
-        for part in _ARRAYS:
+        yield labels.astype("<i4")
+        for part in _ARRAYS[1:]:
             yield getattr(held, part)[:n].astype("<i4")
         yield held.contents[:n].view(np.int8)
         yield held.phi[:kept]
@@ -91,8 +94,14 @@ def unpacking(path: Path, name: str) -> Iterator[Callable[[str], Path]]:
 
 
 def plain(values: Mapping[str, Any]) -> Any:
-    """As JSON gives it back: arrays are lists."""
-    return json.loads(json.dumps(dict(values), default=np.ndarray.tolist))
+    """As JSON gives it back: arrays and tuples are lists, NumPy's numbers plain ones."""
+
+    def told(value: Any) -> Any:
+        if isinstance(value, np.ndarray | np.generic):
+            return value.tolist()
+        raise TypeError(f"{value!r} cannot be written without pickle")
+
+    return json.loads(json.dumps(dict(values), default=told))
 
 
 def load(

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
+from everlearn.learn.exact.base import refuse_columns
 from everlearn.learn.exact.encode import BadArray
 from everlearn.learn.exact.estimators import ExactClassifier
 from everlearn.learn.exact.held import Batch
@@ -33,12 +34,19 @@ class SeveralBase(BaseEstimator):  # type: ignore[misc]
             raise BadArray(f"a {type(other).__name__} cannot be merged.", f"Give a {type(self).__name__}.")
         if not hasattr(other, "_rows"):
             return self
-        if not hasattr(self, "_rows"):
-            self.__dict__.update({name: value for name, value in vars(copy.deepcopy(other)).items()
-                                  if name not in self.get_params(deep=False)})  # fmt: skip
-            return self
-        self._refuse_other(other)
-        self._rows.merge(other._rows)
+        before = dict(self.__dict__)
+        try:
+            if not hasattr(self, "_rows"):
+                self._start(other.n_features_in_)
+                if hasattr(other._made, "feature_names_in_"):
+                    self._made.feature_names_in_ = other._made.feature_names_in_
+            refuse_columns(self._made, other._made)
+            self._refuse_other(other)
+            self._rows.merge(other._rows)
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
         self._adopt(other)
         self._after()
         return self
