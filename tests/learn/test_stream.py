@@ -144,7 +144,45 @@ def test_a_checkpoint_is_of_one_source_and_one_estimator(tmp_path, table, digits
         learn_stream(SGDClassifier(), digits, checkpoint=tmp_path / "other")
 
 
+@pytest.mark.parametrize("scale", [(16.0,) * 64, np.full(64, 16.0)])
+def test_a_checkpoint_knows_its_settings_again(tmp_path, digits, scale):
+    x, y = digits
+    learn_stream(ExactClassifier(scale=scale), (x[:500], y[:500]), checkpoint=tmp_path)
+    assert learn_stream(ExactClassifier(scale=scale), digits, checkpoint=tmp_path).samples_ == 900
+    with pytest.raises(BadInput, match="scale="):
+        learn_stream(ExactClassifier(scale=[15.0] * 64), digits, checkpoint=tmp_path)
+
+
+def test_what_a_kill_left_unfinished_is_removed(tmp_path, digits):
+    learn_stream(ExactClassifier(), digits, checkpoint=tmp_path)
+    left = tmp_path / ".rows-000000000900.exact.abc"
+    left.mkdir()
+    (left / "memory").write_bytes(b"sums of somebody")
+    learn_stream(ExactClassifier(), digits, checkpoint=tmp_path)
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("size", [7, 100, 1500])
+def test_portions_of_a_file_are_of_the_size_asked_for(tmp_path, table, size):
+    parquet.write_table(table.drop(["name"]), tmp_path / "rows.parquet", row_group_size=130)
+    found = list(open_rows(tmp_path / "rows.parquet").portions(5, size))
+    assert {len(one) for one in found[:-1]} <= {size}
+    assert 0 < len(found[-1]) <= size
+    assert [one.start for one in found] == list(range(5, 900, size))
+    assert sum(map(len, found)) == 895
+
+
 # what cannot be learned
+
+
+def test_a_row_without_its_id_is_named(tmp_path, table):
+    names = table["name"].to_pylist()
+    names[7] = None
+    holed = table.set_column(table.schema.get_field_index("name"), "name", pa.array(names))
+    parquet.write_table(holed, tmp_path / "rows.parquet")
+    for role in ("id", "group"):
+        with pytest.raises(BadInput, match="row 7 has no name"):
+            learn_stream(ExactClassifier(), tmp_path / "rows.parquet", **{role: "name"})
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -161,33 +161,33 @@ class _Table:
     def portions(self, start: int, size: int) -> Iterator[Portion]:
         import pyarrow as pa
 
-        at, waiting = start, list[Portion]()
+        at, waiting, room = start, list[Portion](), size
         try:
             for batch in self._batches(start):
-                for portion in self._split(batch, at, size):
-                    at += len(portion)
+                taken = 0
+                while taken < batch.num_rows:
+                    portion = self._portion(batch.slice(taken, room), at)
+                    taken, at, room = taken + len(portion), at + len(portion), room - len(portion)
                     waiting.append(portion)
-                    if sum(map(len, waiting)) >= size:
+                    if not room:
                         yield _joined(waiting)
-                        waiting = []
+                        waiting, room = [], size
         except (pa.ArrowException, OSError) as error:
             remedy = "Mend the row; what came before the last checkpoint is kept."
             raise BadInput(f"{self.path.name} cannot be read after row {at}: {_first_line(error)}", remedy) from None
         if waiting:
             yield _joined(waiting)
 
-    def _split(self, batch: pa.RecordBatch, at: int, size: int) -> Iterator[Portion]:
-        for start in range(0, batch.num_rows, size):
-            yield self._portion(batch.slice(start, size), at + start)
-
     def _portion(self, batch: pa.RecordBatch, start: int) -> Portion:
         roles, column = self.roles, batch.column
         names = batch.schema.names
         x = np.concatenate([_numbers(column(names.index(name)), name) for name in self.features], axis=1)
+        for role in roles.names:
+            given = column(names.index(role))
+            if given.null_count:
+                row = start + int(np.argmax(np.asarray(given.is_null())))
+                raise BadInput(f"{self.path.name}: row {row} has no {role}.", "Give it one, or leave the row out.")
         labels = column(names.index(roles.label))
-        if labels.null_count:
-            row = start + int(np.argmax(np.asarray(labels.is_null())))
-            raise BadInput(f"{self.path.name}: row {row} has no label.", "Give it one, or leave the row out.")
         ids, groups = (
             None if name is None else [str(value) for value in column(names.index(name)).to_pylist()]
             for name in (roles.id, roles.group)

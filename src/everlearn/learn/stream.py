@@ -8,6 +8,7 @@ the same bits as a pass that was never interrupted.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -111,13 +112,15 @@ class Checkpoints:
                 f"{type(estimator).__name__} cannot be saved without pickle.",
                 "Leave out `checkpoint`, or take ExactClassifier.",
             )
+        for unfinished in self.folder.glob(".rows-*"):  # a kill while it was written: nobody else would remove it
+            shutil.rmtree(unfinished, ignore_errors=True)
         found = self._files()
         if not found:
             return estimator, 0
         kept = type(estimator).load(found[-1])  # type: ignore[attr-defined]
-        if kept.get_params() != estimator.get_params():  # type: ignore[attr-defined]
-            mine, theirs = estimator.get_params(), kept.get_params()  # type: ignore[attr-defined]
-            name = next(name for name in mine if mine[name] != theirs.get(name))
+        mine, theirs = estimator.get_params(), kept.get_params()  # type: ignore[attr-defined]
+        name = next((name for name in mine if not np.array_equal(mine[name], theirs.get(name))), None)
+        if name is not None:  # a tuple or an array comes back as a list
             raise BadInput(
                 f"{self.folder} was learned with {name}={theirs.get(name)!r}, not {mine[name]!r}.",
                 "Give the same settings, or another folder.",
