@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from everlearn.errors import BadInput, Corrupt
 from everlearn.learn.ensemble import Competence, Ensemble
@@ -69,6 +70,41 @@ def test_two_networks_stand_in_one_graph(tmp_path: Path) -> None:
         members.append(ensemble.Memory(basis, memory(64, 0).head))
     ensemble.export_ensemble(members, combined("average", 2), CLASSES, tmp_path / "whole.onnx", card={})
     assert OnnxModel(tmp_path / "whole.onnx").squares[0][0] == 16
+
+
+def averaging(opset: int) -> bytes:
+    """A network of one matrix, whose mean is written as the operator set wants it."""
+    weights = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
+    given = [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(np.array([2, 3]), "axes")]
+    old = opset < 18
+    nodes = [
+        helper.make_node("ReduceMean", ["x"] if old else ["x", "axes"], ["m"], keepdims=0, **({"axes": [2, 3]} if old
+                                                                                              else {})),
+        helper.make_node("MatMul", ["m", "w"], ["f"]),
+    ]  # fmt: skip
+    x, f = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+            for name, shape in (("x", ["N", 3, 16, 16]), ("f", ["N", 8])))  # fmt: skip
+    graph = helper.make_graph(nodes, "network", [x], [f], given[: 1 if old else 2])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("method", ["average", "vote", "dynamic"])
+def test_networks_of_any_operator_set_stand_in_one_graph(tmp_path: Path, method: str) -> None:
+    for version in (13, 18):
+        (tmp_path / f"net{version}.onnx").write_bytes(averaging(version))
+    old, new = (
+        ensemble.Memory(
+            Basis(load_backbone(f"onnx:net{version}.onnx", base=tmp_path), dimensions=64), memory(64, 0).head
+        )
+        for version in (13, 18)
+    )
+    export_head(old.basis, old.head, tmp_path / "bundle.onnx", card={"name": "network"})
+    members = [old, new, memory(32, 1), ensemble.Network(OnnxModel(tmp_path / "bundle.onnx"), CLASSES)]
+    how = combined(method, 4)
+    ensemble.export_ensemble(members, how, CLASSES, tmp_path / "whole.onnx", card={})
+    wanted = how.table([member.table(probes()) for member in members], old.basis.phi(probes()))
+    assert np.allclose(OnnxModel(tmp_path / "whole.onnx").table(probes()), wanted, atol=1e-4)
 
 
 def test_a_file_that_differs_is_not_written(tmp_path: Path) -> None:

@@ -179,16 +179,16 @@ def _unknown(graph: Graph, x: str, scores: str, rejection: Rejection) -> str:
     square = graph.add("Sub", graph.add("Mul", _energy(graph, place), flat), _energy(graph, inside))
     length = graph.add("Sqrt", graph.add("Max", square, np.float32(1e-30)))
     near = graph.add("Div", near, length)
-    best = _highest(graph, near, 0, rejection.classes)
+    best = highest(graph, near, 0, rejection.classes)
     must = np.float32(rejection.threshold)
     others = columns.shape[1] - rank
     if others > rejection.classes:
-        cleared = graph.add("Max", _highest(graph, near, rejection.classes, others), must)
+        cleared = graph.add("Max", highest(graph, near, rejection.classes, others), must)
         margin = graph.add("Sub", best, cleared)
     else:
         margin = graph.add("Sub", best, must)
     margin = graph.add("Div", margin, np.float32(rejection.width))
-    return graph.add("Sub", _highest(graph, scores, 0, rejection.classes), margin)
+    return graph.add("Sub", highest(graph, scores, 0, rejection.classes), margin)
 
 
 def _energy(graph: Graph, rows: str) -> str:
@@ -196,7 +196,7 @@ def _energy(graph: Graph, rows: str) -> str:
     return graph.add("ReduceSum", graph.add("Mul", rows, rows), np.array([1]), keepdims=1)
 
 
-def _highest(graph: Graph, scores: str, first: int, last: int) -> str:
+def highest(graph: Graph, scores: str, first: int, last: int) -> str:
     """(N, C) -> (N, 1) the greatest of these columns."""
     part = graph.add("Slice", scores, np.array([first]), np.array([last]), np.array([1]))
     row = graph.add("GlobalMaxPool", graph.add("Unsqueeze", part, np.array([1])))  # the same in every opset

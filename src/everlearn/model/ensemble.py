@@ -18,7 +18,7 @@ from onnx import compose
 from everlearn.errors import BadInput, Corrupt
 from everlearn.model import bundle
 from everlearn.model.basis import INPUT
-from everlearn.model.graph import Graph
+from everlearn.model.graph import OPSET, Graph, opset, raised
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -102,8 +102,8 @@ class Network:
 
     def build(self, graph: Graph, images: str) -> tuple[str, str | None]:
         prefix = f"member{len(graph.nodes)}_"
-        model = compose.add_prefix(self.model.proto(), prefix)
-        graph.opset = max(graph.opset, *(one.version for one in model.opset_import if one.domain == ""))
+        model = compose.add_prefix(raised(self.model.proto(), graph.opset), prefix)
+        graph.opset = max(graph.opset, opset(model))
         graph.nodes.append(onnx.helper.make_node("Identity", [images], [prefix + INPUT]))
         graph.nodes.extend(model.graph.node)
         graph.constants.extend(model.graph.initializer)
@@ -125,7 +125,10 @@ def export_ensemble(
     StoreFault."""
     if any(not member.square[0] for member in members):
         raise BadInput("An ensemble's members take images.", "Rows of features have one backbone: `features`.")
-    model = _graph(members, combined, len(classes)).model()
+    graph = _graph(members, combined, len(classes), OPSET)
+    if graph.opset > OPSET:  # the newest of the members: the others' networks are brought to it
+        graph = _graph(members, combined, len(classes), graph.opset)
+    model = graph.model()
     facts = bundle.facts(
         classes=classes, squares=[member.square for member in members], batch=1, backbone=names(members),
         basis_digest="", licence="; ".join(dict.fromkeys(member.licence for member in members)), card=card,
@@ -155,8 +158,10 @@ def check(model: OnnxModel, members: Sequence[Member], combined: Combined) -> fl
     return worst
 
 
-def _graph(members: Sequence[Member], combined: Combined, classes: int) -> Graph:
+def _graph(members: Sequence[Member], combined: Combined, classes: int, least: int) -> Graph:
+    """least: operator set that the graph is of, if no member needs a newer one."""
     graph = Graph()
+    graph.opset = least
     sizes = [member.square[0] for member in members]
     packed = graph.input(INPUT, np.uint8, ["N", sum(3 * size * size for size in sizes)])
     tables, phi, start = [], None, 0
@@ -178,15 +183,12 @@ def _combine(graph: Graph, tables: Sequence[str], phi: str | None, combined: Com
     if combined.method == "average":
         return average
     if combined.method == "vote":
-        votes = [
-            graph.add("Mul", graph.add("ReduceMax", one, axes=[1], keepdims=1), _best(graph, one, classes))
-            for one in tables
-        ]
+        votes = [graph.add("Mul", bundle.highest(graph, one, 0, classes), _best(graph, one, classes)) for one in tables]
         found = graph.add("Div", _sum(graph, votes), np.float32(len(tables)))
     else:
         assert combined.competence is not None and phi is not None
         asked = graph.add("Add", graph.add("MatMul", phi, combined.competence.weights), combined.competence.bias)
-        least = graph.add("Sub", graph.add("ReduceMax", asked, axes=[1], keepdims=1), np.float32(combined.margin))
+        least = graph.add("Sub", bundle.highest(graph, asked, 0, len(tables)), np.float32(combined.margin))
         chosen = graph.cast(graph.add("Not", graph.add("Less", asked, least)), np.float32)
         parts = [graph.add("Mul", _column(graph, chosen, m), one) for m, one in enumerate(tables)]
         found = graph.add("Div", _sum(graph, parts), graph.add("ReduceSum", chosen, np.array([1]), keepdims=1))

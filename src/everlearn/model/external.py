@@ -25,12 +25,12 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 import onnx
-from onnx import compose, version_converter
+from onnx import compose
 
 from everlearn.errors import BadConfig, BadInput, Missing
 from everlearn.model import pixels
 from everlearn.model.backbone import unit
-from everlearn.model.graph import OPSET, Graph, session
+from everlearn.model.graph import OPSET, Graph, opset, raised, session
 from everlearn.model.pixels import Fit
 
 if TYPE_CHECKING:
@@ -101,11 +101,14 @@ class Onnx:
             x = graph.add("Gather", x, np.array([2, 1, 0]), axis=3)
         if not self._channels_last:
             x = graph.add("Transpose", x, perm=[0, 3, 1, 2])
-        graph.opset = max(graph.opset, _opset(self._model))
-        graph.nodes.append(onnx.helper.make_node("Identity", [x], [self._input]))
-        graph.nodes.extend(self._model.graph.node)
-        graph.constants.extend(self._model.graph.initializer)
-        return graph.reshape(self._prefix + self.output, 0, -1)
+        model, prefix = self._model, ""
+        if graph.opset > opset(model):  # what the converter adds has names of its own: all are marked once more
+            model, prefix = compose.add_prefix(raised(model, graph.opset), self._prefix), self._prefix
+        graph.opset = max(graph.opset, opset(model))
+        graph.nodes.append(onnx.helper.make_node("Identity", [x], [prefix + self._input]))
+        graph.nodes.extend(model.graph.node)
+        graph.constants.extend(model.graph.initializer)
+        return graph.reshape(prefix + self._prefix + self.output, 0, -1)
 
     def _width(self) -> int:
         """Numbers that the network gives for one image. Raises BadInput where it cannot run."""
@@ -228,10 +231,6 @@ def _three(text: str) -> tuple[float, ...]:
     return numbers * (3 // len(numbers))
 
 
-def _opset(model: onnx.ModelProto) -> int:
-    return max((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), default=0)
-
-
 def _prefixed(spec: str, model: onnx.ModelProto, output: str, prefix: str) -> onnx.ModelProto:
     """The part of the graph that gives `output`, at our operator set or above, its names marked as the backbone's."""
     foreign = [one.domain for one in model.opset_import if one.domain not in ("", "ai.onnx")]
@@ -239,12 +238,10 @@ def _prefixed(spec: str, model: onnx.ModelProto, output: str, prefix: str) -> on
     if used & set(foreign):
         raise BadInput(f"{spec}: operators of {sorted(used)} are not supported.", "Export with plain ONNX operators.")
     try:
-        if _opset(model) < OPSET:
-            model = version_converter.convert_version(model, OPSET)
-        found = compose.add_prefix(model, prefix)
+        found = compose.add_prefix(raised(model, OPSET), prefix)
     except Exception as error:
         reason = (str(error).splitlines() or ["?"])[0][:200]
-        raise BadInput(f"{spec} cannot be brought to operator set {OPSET}: {reason}", "Export it again.") from None
+        raise BadInput(f"{spec} cannot be used: {reason}", "Export it again.") from None
     return _pruned(found, prefix + output)
 
 
@@ -258,7 +255,8 @@ def _pruned(model: onnx.ModelProto, output: str) -> onnx.ModelProto:
     weights = [tensor for tensor in model.graph.initializer if tensor.name in needed]
     names = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in names]
-    del model.graph.node[:], model.graph.initializer[:], model.graph.input[:]
+    del model.graph.node[:], model.graph.initializer[:], model.graph.input[:], model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None))
     model.graph.node.extend(reversed(keep))
     model.graph.initializer.extend(weights)
     model.graph.input.extend(inputs)

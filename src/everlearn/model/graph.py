@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper, numpy_helper, version_converter
 
 from everlearn.errors import BadInput
 
@@ -70,6 +70,22 @@ class Graph:
             ir_version=IR_VERSION,
             producer_name="everlearn",
         )
+
+
+def opset(model: onnx.ModelProto) -> int:
+    """The version of the operators that a model is of."""
+    return max((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), default=0)
+
+
+def raised(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
+    """The model with operators of this version or a newer one. Raises BadInput where it cannot be brought there."""
+    if opset(model) >= least:
+        return model
+    try:
+        return version_converter.convert_version(model, least)
+    except Exception as error:  # the converter's errors share no base class
+        reason = (str(error).splitlines() or ["?"])[0][:200]
+        raise BadInput(f"A network cannot be brought to operator set {least}: {reason}", "Export it again.") from None
 
 
 def _code(dtype: type[np.generic]) -> int:
