@@ -144,6 +144,19 @@ def test_a_row_that_repeats_is_held_as_often() -> None:
     assert model.samples == 3
 
 
+@pytest.mark.parametrize("planes", [1, 2])
+def test_what_rounds_to_0_is_forgotten_as_often_as_it_was_learned(planes: int) -> None:
+    small = {"a": 0.0004, "b": 1}
+    model = taught([(small, "x")] * 3 + [({"b": 2}, "y")], planes=planes)
+    for _ in range(3):
+        model.forget_one(small, "x")
+    assert model.digest() == taught([({"b": 2}, "y")], planes=planes).digest()
+    with pytest.raises(BadArray, match="not held"):
+        model.forget_one(small, "x")
+    with pytest.raises(BadArray, match="not held"):
+        model.forget_one({"z": 0.5, "b": 2}, "y")
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, "red", None, [1]])
 def test_what_is_no_number_is_refused_by_name(value: Any) -> None:
     model = taught([({"a": 1}, "x")])

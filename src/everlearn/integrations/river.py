@@ -1,10 +1,10 @@
 """The exact memory as River estimators: rows are dictionaries, features come and go, and every row that was learned can
 be forgotten.
 
-A feature that a row does not have is 0 there, so a feature that is 0 in every row held is no feature. What is held is
-therefore a function of the set of rows, whatever the order they and their features came in. Columns are kept in the
-order in which names were first seen, in a width that doubles when it is full; the digest is taken over the names that
-occur, sorted.
+A feature that a row does not have is 0 there, so a feature that is 0, or rounds to 0, in every row held is no feature.
+What is held is therefore a function of the set of rows, whatever the order they and their features came in. Columns are
+kept in the order in which names were first seen, in a width that doubles when it is full; the digest is taken over the
+names that occur, sorted.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _PORTION = 1024  # rows that wait before they enter the sums together
 
 
 class _Rows:
-    """Which rows are held, by digests of their names and values, which do not depend on the width as phi does. Of at
+    """Which rows are held, by digests of their names and steps, which do not depend on the width as phi does. Of at
     most `most` rows, those of the lowest digests, phi is kept for the temperature. Stands in for `held.Held`."""
 
     def __init__(self, width: int, most: int) -> None:
@@ -152,7 +152,8 @@ class _Exact(base.Estimator):
         """Become what never learned this row. Raises BadArray where it is not held."""
         self._flush()
         row, target = _checked(x), self._target(y, known=True)
-        if not row.keys() <= self._names.keys():
+        strange = [value for name, value in row.items() if name not in self._names]
+        if Encoder(1, self.planes).phi(np.array(strange).reshape(-1, 1)).any():
             raise BadArray("this row with this label is not held.", "Forget only what was learned, as it was.")
         self._learned.forget(self._batch(self._array([row]), [target]))
         self._shrink(row)
@@ -169,7 +170,8 @@ class _Exact(base.Estimator):
         return self._learned.memory.samples + len(self._waiting)
 
     def settle(self) -> None:
-        """Choose penalty and temperature anew now: the answers are then a function of the rows held alone."""
+        """Choose penalty and temperature anew now: the answers are then a function of the rows held alone, but for the
+        temperature where some of the rows kept for it were forgotten."""
         self._flush()
         self._learned.settle()
 
@@ -196,11 +198,15 @@ class _Exact(base.Estimator):
             self._waiting = []
 
     def _batch(self, array: NDArray[np.float64], targets: Sequence[Any]) -> Batch:
-        """Rows (N, width) with their keys. The fold follows from a row's features, whatever its label."""
+        """Rows (N, width) with their keys, by their steps: what rounds to 0 is not there. The fold follows from a row's
+        features, whatever its label."""
+        rows = self._learned.batch(array, np.array(targets) if self._regression else targets, None, None)
+        encoder = self._learned.encoder
+        steps = encoder.values(rows.phi[:, : encoder.columns])
         names, columns = list(self._names), np.fromiter(self._names.values(), np.intp)
         codes = np.array([_code(name) for name in names], np.uint64)
         order = np.argsort(codes)
-        codes, placed = codes[order], array[:, columns[order]] if len(names) else array[:, :0]
+        codes, placed = codes[order], steps[:, columns[order]] if len(names) else steps[:, :0]
         contents = []
         for row in placed:
             there = row != 0
@@ -208,7 +214,6 @@ class _Exact(base.Estimator):
         keys = [hashlib.blake2b(c + str(t).encode("utf-8", "surrogatepass"), digest_size=16).digest()
                 for c, t in zip(contents, targets)]  # fmt: skip
         folds = np.array([fold_of(one, self.folds) for one in contents], np.int64)
-        rows = self._learned.batch(array, np.array(targets) if self._regression else targets, None, None)
         return replace(rows, folds=folds, keys=keys)
 
     def _array(self, rows: Sequence[Mapping[str, float]]) -> NDArray[np.float64]:
@@ -250,7 +255,7 @@ class _Exact(base.Estimator):
     def _shrink(self, names: Iterable[str]) -> None:
         """Drop the names that were in forgotten rows alone."""
         used = self._used()
-        gone = {name for name in names if not used[self._names[name]]}
+        gone = {name for name in names if name in self._names and not used[self._names[name]]}
         if gone:
             self._widen([name for name in self._names if name not in gone], self._learned.encoder.inputs)
 
