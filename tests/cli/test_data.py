@@ -299,6 +299,18 @@ def test_rows_of_features(ever: Everlearn, tmp_path: Path, kind: str) -> None:
     assert ever("data")["counts"]["new"] == 20
 
 
+def test_numbers_and_images_do_not_mix(ever: Everlearn, tmp_path: Path) -> None:
+    """Once they were in, no turn and no forgetting could go on."""
+    (tmp_path / "rows.csv").write_text("label,x,y\na,1,2\n")
+    (tmp_path / "wide.csv").write_text(",".join(f"x{n}" for n in range(16385)) + "\n" + ",".join(["1"] * 16385))
+    ever.init()
+    assert "takes images" in ever("collect", tmp_path / "rows.csv", code=2)["error"]["message"]
+    other = Everlearn(tmp_path / "other").init("--backbone", "features", settings="backbone: features\n")
+    assert "no table" in other("collect", folders(tmp_path / "images", "a", 1), code=2)["error"]["message"]
+    assert "16385 columns" in other("collect", tmp_path / "wide.csv", code=2)["error"]["message"]
+    assert ever("data")["counts"]["new"] == other("data")["counts"]["new"] == 0
+
+
 # labels by hand
 
 

@@ -139,6 +139,7 @@ def test_scores_numbers_sparse_rows_and_what_one_likes(tmp_path: Path) -> None:
         ([(X[:1], Y[:1], np.array([5])), (X[:1], Y[:1], np.array([4]))], {}),
         ((X, Y), {"delay": -1}),
         ((X, Y), {"delay": dt.timedelta(-1)}),
+        ((X, Y), {"delay": dt.timedelta(1)}),  # the rows carry no times
         ((X, Y), {"every": 0}),
     ],
 )

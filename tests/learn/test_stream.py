@@ -16,6 +16,8 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import SGDClassifier
 
 from everlearn import ExactClassifier, ExactRegressor
+from everlearn.dataset.table import About
+from everlearn.dataset.table import table as table_to
 from everlearn.errors import BadInput, Missing
 from everlearn.learn.rows import open_rows
 from everlearn.learn.stream import learn_stream
@@ -224,3 +226,15 @@ def test_objects_in_numpy_files_are_refused(tmp_path):
     np.save(tmp_path / "x.npy", np.array([{}], object), allow_pickle=True)
     with pytest.raises(BadInput, match="no NumPy file"):
         open_rows((tmp_path / "x.npy", tmp_path / "x.npy"))
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_columns_that_say_something_of_a_row_are_no_features(tmp_path, digits, ending):
+    """As `everlearn features` writes them; an id counts where it is named."""
+    x, y = digits
+    said = [About(f"row {n}", label, camera="door") for n, label in enumerate(y)]
+    with table_to(tmp_path / f"rows.{ending}", x.shape[1], np.float32) as file:
+        file.add(said, x.astype(np.float32))
+    assert learn_stream(ExactClassifier(), tmp_path / f"rows.{ending}").digest() == plain(x, y)
+    named = learn_stream(ExactClassifier(), tmp_path / f"rows.{ending}", id="id")
+    assert named.digest() == plain(x, y, ids=[one.id for one in said])

@@ -107,6 +107,16 @@ def test_what_is_no_image_is_named(ever: Everlearn, tmp_path: Path, grey: str) -
     assert said["rejected"][0]["path"].endswith("broken.jpg") and said["rejected"][0]["reason"]
 
 
+def test_nothing_is_written_of_nothing(ever: Everlearn, tmp_path: Path, grey: str) -> None:
+    ever.init()
+    (tmp_path / "images").mkdir()
+    (tmp_path / "table.csv").write_text("x,y\n1,2\n")
+    for source in ("images", "table.csv"):
+        said = ever("features", tmp_path / source, "--backbone", grey, "--out", tmp_path / "f.csv", code=2)
+        assert source in said["error"]["message"]
+        assert not (tmp_path / "f.csv").exists()
+
+
 @pytest.mark.parametrize("ending", ["parquet", "csv"])
 def test_a_table_comes_back_as_rows_to_learn_on(labelled: Everlearn, tmp_path: Path, grey: str, ending: str) -> None:
     labelled("features", "--out", tmp_path / f"f.{ending}", "--backbone", grey)

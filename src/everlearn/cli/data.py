@@ -88,7 +88,8 @@ def init(
         load_backbone(backbone)
     given = {"task": task.value, "backbone": backbone, "catalog": catalog, "store": store}
     workspace = Workspace.create(folder, check(given, folder / "everlearn.yaml"), git=git)
-    lines = [f"Made the workspace {workspace.root}.", f"Next: everlearn -w {folder} run PHOTOS --labels-from folder"]
+    source = "TABLE.parquet" if backbone == "features" else "PHOTOS --labels-from folder"
+    lines = [f"Made the workspace {workspace.root}.", f"Next: everlearn -w {folder} run {source}"]
     return Answer({"workspace": str(workspace.root)}, lines)
 
 

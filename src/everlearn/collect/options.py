@@ -25,7 +25,7 @@ class SourceOptions:
     scene_threshold: how far the colours must have moved, as a share of their range, 0-1; scene_gap: seconds between two
     frames at least.
     label_column, id_column, camera_column, group_column, time_column: of a table of features; all but the label's
-    are used where the table has them.
+    are used where the table has them. most_columns: of features; a wider table is refused. None: no limit.
     """
 
     labels_from: LabelsFrom | None = None
@@ -44,6 +44,7 @@ class SourceOptions:
     camera_column: str = "camera"
     group_column: str = "group"
     time_column: str = "time"
+    most_columns: int | None = None
 
 
 class Source(Protocol):

@@ -38,7 +38,8 @@ class RowsSource:
     """The rows of a table. Columns named by the options say label, id, camera, group and time; all others are features:
     numbers, or in Parquet lists of numbers too.
 
-    Raises BadInput for a table that cannot be read, has no features, or text in a feature's column (Parquet).
+    Raises BadInput for a table that cannot be read, has no features or too many, or text in a feature's column
+    (Parquet).
     """
 
     def __init__(self, path: str, options: SourceOptions) -> None:
@@ -74,6 +75,11 @@ class RowsSource:
                 yield refused(where, features)
                 continue
             width = width or features.size
+            if width > (self.options.most_columns or width):
+                raise BadInput(
+                    f"{self.path.name} has {width} columns of features; at most {self.options.most_columns} fit.",
+                    "Write fewer: everlearn features --backbone patches:small, or --phi.",
+                )
             try:
                 yield self._found(number, _checked(features, width), said, status.st_size, status.st_mtime)
             except BadInput as error:

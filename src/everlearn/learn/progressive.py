@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -73,6 +74,10 @@ def progressive(
     for x, y, t in _portions(source, size, label, is_regressor(estimator)):
         if not len(y):
             continue
+        if t is None and isinstance(delay, np.timedelta64 | timedelta):
+            raise BadInput(
+                f"delay is {delay!r}, but the portions carry no times.", "Give (X, y, t), or a number of rows."
+            )
         known = asked if t is None else t[0]
         for _ in run.teach(known):
             if run.rows - reported >= every:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _BLOCK = 8 << 20  # bytes of a CSV that are read at a time; a row must fit
 _NUMBERS = ("int", "uint", "float", "double", "halffloat", "bool")
+SAID = ("id", "label", "split", "camera", "group", "time")
+"""Columns that say something of a row: no features by these names, here as in `everlearn collect`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +124,10 @@ class Roles:
     def names(self) -> list[str]:
         return [name for name in (self.label, self.id, self.group) if name is not None]
 
+    def tells(self, column: str) -> bool:
+        """Whether a column says something of a row, and is no feature."""
+        return column in self.names or column.lower() in SAID
+
 
 class _Table:
     """Rows of a file through pyarrow: columns of numbers, or one of lists of numbers."""
@@ -141,16 +147,17 @@ class _Table:
         if missing:
             shown = ", ".join(self.schema.names[:5])
             raise BadInput(f"{path.name} has no column {missing[0]!r}; it has {shown} …", "Name it: label='…'")
-        self.features = [name for name in self.schema.names if name not in roles.names]
+        self.features = [name for name in self.schema.names if not roles.tells(name)]
         for name in self.features:
             if not _is_numeric(self.schema.field(name).type):
                 kind = self.schema.field(name).type
                 raise BadInput(
-                    f"{path.name}: column {name!r} holds {kind}, not numbers.", "Leave it out, or encode it."
+                    f"{path.name}: column {name!r} holds {kind}, not numbers.",
+                    "Encode it, leave it out of the file, or name it as id or group.",
                 )
         if not self.features:
             raise BadInput(
-                f"{path.name} has no column of features.", "Features are all columns but label, id and group."
+                f"{path.name} has no column of features.", f"Features are all columns but {', '.join(SAID)}."
             )
 
     @property
@@ -213,7 +220,7 @@ class Csv(_Table):
 
         with self._opened() as file:
             names = file.schema.names
-        texts = {name: pa.string() for name in self.roles.names}
+        texts = {name: pa.string() for name in names if self.roles.tells(name)}
         if self.number:
             texts[self.roles.label] = pa.float64()
         return pa.schema([(name, texts.get(name, pa.float64())) for name in names])

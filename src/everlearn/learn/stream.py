@@ -37,7 +37,8 @@ def learn_stream(
     """Teach an estimator every row of a source, once, in constant memory; returns what has learned them.
 
     source: the path of a CSV or Parquet file; a pair (X, y) of arrays or memory maps, or of paths of `.npy` files; or
-    an iterable of (X, y) portions. label, id, group: columns of a file; all others must be numbers, or lists of them.
+    an iterable of (X, y) portions. label, id, group: columns of a file; of the others those called id, label, split,
+    camera, group and time are passed over, and all that remain must be numbers, or lists of them.
     checkpoint: a folder in which the state is kept every `every` rows; the same call after a kill, or after rows were
     added at the end, goes on from there (an iterable must then begin again at its first row). It needs an estimator
     with `save` and `load`, such as ExactClassifier.

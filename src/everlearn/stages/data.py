@@ -13,13 +13,14 @@ import numpy as np
 
 from everlearn.catalog import labels, samples, turns, versions
 from everlearn.collect.options import SourceOptions
-from everlearn.collect.sources import open_source
+from everlearn.collect.sources import is_table, open_source
 from everlearn.collect.take import MOST_REFUSALS, Collected, take
 from everlearn.dataset.build import SUSPECT, side_of
-from everlearn.errors import Missing
+from everlearn.errors import BadInput, Missing
 from everlearn.evaluate import gates
 from everlearn.files import change
 from everlearn.label import automatic
+from everlearn.model.backbone import Rows
 from everlearn.naming import UNKNOWN, is_class
 from everlearn.stages import standing, teach
 from everlearn.types import Found, Refused
@@ -68,13 +69,30 @@ def collect(
     workspace: Workspace, sources: Sequence[str], progress: Progress, *, labels_from: str | None = None,
     ready: Ready | None = None, **said: Any,
 ) -> Collected:  # fmt: skip
-    """Take in all sources, one after another."""
+    """Take in all sources, one after another. Raises BadInput for a table of numbers where the backbone takes images,
+    and for images where it takes numbers: once they were in, no turn could go on."""
     total = Collected()
     for source in sources:
         opened = open_source(source, _options(workspace, labels_from=labels_from, **said))
+        _check_kind(workspace, source)
         name = source if "://" in source else str(Path(source).absolute())
         _add(total, take(workspace, name, opened if ready is None else _Ready(opened, ready), progress))
     return total
+
+
+def _check_kind(workspace: Workspace, source: str) -> None:
+    backbone = workspace.config.backbone
+    if is_table(Path(source)) == (backbone == Rows.spec):
+        return
+    if backbone == Rows.spec:
+        raise BadInput(
+            f"{source} is no table of numbers, which the backbone `features` takes.",
+            "Give a .csv or .parquet file of numbers; for images make a workspace with another backbone.",
+        )
+    raise BadInput(
+        f"{source} is a table of numbers; the backbone {backbone} takes images.",
+        "Make a workspace for it: everlearn init DIR --backbone features; a CSV of images has a column `path`.",
+    )
 
 
 def _add(total: Collected, came: Collected) -> None:
@@ -115,6 +133,7 @@ def _options(workspace: Workspace, labels_from: str | None = None, **said: Any) 
         frames_per_second=settings.frames_per_second,
         on_scene_change=settings.scene_change,
         label_column=settings.label_column,
+        most_columns=Rows.dimensions,
         **{key: value for key, value in said.items() if value is not None},
     )
 

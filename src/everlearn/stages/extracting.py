@@ -17,7 +17,7 @@ from everlearn.catalog import samples
 from everlearn.catalog.tables import sample
 from everlearn.collect.files import why
 from everlearn.collect.options import SourceOptions
-from everlearn.collect.sources import open_source
+from everlearn.collect.sources import is_table, open_source
 from everlearn.collect.take import MOST_REFUSALS
 from everlearn.dataset.build import side_of
 from everlearn.dataset.table import About, table
@@ -94,10 +94,14 @@ def of_sources(
     sources: Sequence[str], out: Path, progress: Progress, *, workspace: Workspace | None = None,
     backbone: str | None = None, phi: bool = False, labels_from: str | None = None,
 ) -> Written:  # fmt: skip
-    """A row for each image of these sources; what is none is refused. Nothing is collected, no workspace is needed."""
+    """A row for each image of these sources; what is none is refused. Nothing is collected, no workspace is needed.
+    Raises BadInput where no image is among them."""
     basis = _basis(workspace, backbone)
     if not basis.input_size:
         raise BadInput("The backbone `features` takes rows of numbers.", "Name another: --backbone patches")
+    for source in sources:
+        if is_table(Path(source)):
+            raise BadInput(f"{source} is a table of numbers.", "Name images: folders, files, videos or data sets.")
     options = SourceOptions(labels_from=labels_from, exclude=(str(workspace.root),) if workspace else ())  # type: ignore[arg-type]
     opened = [open_source(one, options) for one in sources]
     counts = [one.estimate() for one in opened]
@@ -119,6 +123,9 @@ def of_sources(
             file.add([about for about, _ in taken], basis.phi(pixels) if phi else basis.raw(pixels))
             done.rows += len(taken)
             task.advance(len(batch))
+        if not done.rows:  # raised here, so that no file of nothing is written
+            why_not = f": {done.named[0].path}: {done.named[0].reason}" if done.named else ""
+            raise BadInput(f"There is no image in {', '.join(sources)}{why_not}.", "Name a folder that holds images.")
     return done
 
 
