@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from everlearn import stages
 from everlearn.catalog import samples
+from everlearn.errors import Corrupt, StoreFault
 from everlearn.image import encode_png
 from everlearn.learn import features
 from everlearn.model.backbone import load_backbone
@@ -49,3 +52,45 @@ def test_photos_are_held_small_and_few_at_a_time(tmp_path: Path, monkeypatch: py
     np.testing.assert_array_equal(phi, again)
     as_they_are = Basis(load_backbone("patches"), dimensions=64).phi(photos)
     assert sorted(map(bytes, phi)) == sorted(map(bytes, as_they_are))
+
+
+def test_a_broken_cache_does_not_stop_forgetting(tmp_path: Path) -> None:
+    workspace = make(tmp_path / "w")
+    basis = Basis(load_backbone("patches"), dimensions=64)
+    own = features.Features(workspace, basis)
+    with closing(sqlite3.connect(own.path)) as file, file:
+        file.executemany("INSERT INTO phi VALUES (?, ?, ?)", [(id, b"phi", b"mark") for id in ("stays", "goes")])
+    broken, begun = (workspace.private(f"features-{name}.db") for name in ("0", "1"))
+    broken.write_bytes(b"no database" * 1000)
+    begun.touch()  # a process was killed before it had made the table
+    own.forget(["goes"])
+    assert not broken.exists()
+    assert begun.exists()
+    with closing(sqlite3.connect(own.path)) as file:
+        assert [id for (id,) in file.execute("SELECT id FROM phi")] == ["stays"]
+
+
+def test_a_cache_in_use_is_not_taken_for_a_broken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = make(tmp_path / "w")
+    own = features.Features(workspace, Basis(load_backbone("patches"), dimensions=64))
+    monkeypatch.setattr(features, "PATIENCE", 0.1)
+    with closing(sqlite3.connect(own.path)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StoreFault, match="locked"):
+            own.forget(["x"])
+    assert own.path.exists()
+
+
+def test_a_cache_that_is_damaged_inside_is_begun_again(tmp_path: Path) -> None:
+    workspace = make(tmp_path / "w")
+    own = features.Features(workspace, Basis(load_backbone("patches"), dimensions=64))
+    ids = [f"{n:04d}" for n in range(2000)]
+    with closing(sqlite3.connect(own.path)) as file, file:
+        file.executemany(
+            "INSERT INTO phi VALUES (?, ?, ?)", [(id, bytes(64), features._mark(id, bytes(64))) for id in ids]
+        )
+    whole = own.path.read_bytes()
+    own.path.write_bytes(whole[:8192] + b"\xff" * (len(whole) - 8192))
+    with pytest.raises(Corrupt, match="has been removed"):
+        own._missing(ids)
+    assert own._missing(ids) == ids

@@ -123,6 +123,10 @@ def test_what_does_not_bear_the_workspace_s_own_seal_is_never_read(tmp_path: Pat
     mine.private(sealed.KEY).unlink()
     with pytest.raises(Corrupt):
         sealed.unseal(mine, data, "it")
+    mine.private(sealed.KEY).write_bytes(b"cut off")
+    with pytest.raises(Corrupt):
+        sealed.unseal(mine, data, "it")
+    assert sealed.unseal(mine, sealed.seal(mine, b"anew"), "it") == b"anew", "a damaged key is replaced"
 
 
 class Boom:

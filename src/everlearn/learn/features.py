@@ -10,19 +10,21 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from everlearn import engine, faults
 from everlearn.catalog import samples
-from everlearn.errors import Missing
+from everlearn.errors import Corrupt, Missing, StoreFault
 from everlearn.learn.extract import Basis as Basis
 from everlearn.learn.extract import Extract, File, Kept, Labelled, read, together
 from everlearn.workspace import PRIVATE
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from everlearn.engine import Engine
@@ -38,6 +40,10 @@ SENT = (64, 4096)
 
 WORTH_SUMS = 2048
 """For fewer new images, adding their rows here is less work than fetching sums."""
+
+
+PATIENCE = 60.0
+"""Seconds to wait for another process that writes."""
 
 
 class Features:
@@ -107,12 +113,19 @@ class Features:
             return sum(mark != _mark(id, value) for id, value, mark in file.execute("SELECT id, value, mark FROM phi"))
 
     def forget(self, ids: Collection[SampleId]) -> None:
-        """Take samples out of the cache, of this basis and of every other."""
+        """Take samples out of the cache, of this basis and of every other; a cache that cannot be read goes whole.
+
+        Raises StoreFault where another process holds on to one.
+        """
         for path in sorted((self.workspace.root / PRIVATE).glob("features-*.db")):
-            with closing(_connect(str(path))) as file, file:
-                file.executemany("DELETE FROM phi WHERE id = ?", [(id,) for id in ids])
-            with closing(_connect(str(path))) as file:
-                file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            try:
+                with closing(_connect(str(path))) as file:
+                    with file:
+                        _prepare(file)
+                        file.executemany("DELETE FROM phi WHERE id = ?", [(id,) for id in ids])
+                    file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            except sqlite3.DatabaseError as error:
+                _remove(path, error)
 
     @property
     def _engine(self) -> Engine:
@@ -156,22 +169,37 @@ class Features:
         marks = ",".join("?" * len(ids))
         found = {}
         query = f"SELECT id, value, mark FROM phi WHERE id IN ({marks})"  # noqa: S608
-        for id, value, mark in file.execute(query, ids):
-            if len(value) == self.basis.dimensions and mark == _mark(id, value):
-                found[id] = np.frombuffer(value, np.int8)
+        try:
+            for id, value, mark in file.execute(query, ids):
+                if len(value) == self.basis.dimensions and mark == _mark(id, value):
+                    found[id] = np.frombuffer(value, np.int8)
+        except sqlite3.DatabaseError as error:  # damaged inside, which shows only where it is read
+            _remove(self.path, error)
+            with closing(self._open()) as fresh:
+                _prepare(fresh)
+            raise Corrupt(
+                f"{self.path} was damaged and has been removed.", "Run again: it is computed again."
+            ) from None
         return found
 
     def _open(self) -> sqlite3.Connection:
         try:
             return _connect(str(self.path))
-        except sqlite3.DatabaseError:
-            with suppress(OSError):
-                self.path.unlink()  # a damaged cache is no loss
+        except sqlite3.DatabaseError as error:
+            _remove(self.path, error)
             return _connect(str(self.path))
 
 
+def _remove(path: Path, error: sqlite3.DatabaseError) -> None:
+    """A damaged cache is no loss. Raises StoreFault where it is in use, or the disk refuses, and so not damaged."""
+    if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        raise StoreFault(f"{path} cannot be used: {error}.", "Wait until no other process uses it; free the disk.")
+    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+        path.with_name(name).unlink(missing_ok=True)
+
+
 def _connect(path: str) -> sqlite3.Connection:
-    file = sqlite3.connect(path, timeout=60)
+    file = sqlite3.connect(path, timeout=PATIENCE)
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "secure_delete=ON"):
         file.execute(f"PRAGMA {pragma}")
     return file

@@ -43,14 +43,15 @@ def _key(workspace: Workspace, make: bool = False) -> bytes:
     """32 random bytes that only the owner may read; b"" where there are none."""
     path = workspace.private(KEY)
     try:
-        if make and not path.exists():
+        found = path.read_bytes() if path.exists() else b""
+        if make and len(found) != _SIZE:  # what a damaged one has sealed is lost; nothing is sealed with it again
             part = path.with_name(f".{KEY}.{secrets.token_hex(4)}.part")
             with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(secrets.token_bytes(_SIZE))
                 file.flush()
                 os.fsync(file.fileno())
             part.rename(path)
-        found = path.read_bytes() if path.exists() else b""
+            found = path.read_bytes()
     except OSError as error:
         raise StoreFault(f"{path} cannot be used: {error.strerror}.", "Make it readable and writable.") from None
     return found if len(found) == _SIZE else b""
