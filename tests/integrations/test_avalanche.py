@@ -143,6 +143,17 @@ def test_forgetting_an_experience_leaves_the_memory_that_never_saw_it(basis, dig
         mine.forget(benchmark.train_stream[2])
 
 
+def test_an_experience_that_was_learned_in_part_stays_whole(basis, digits):
+    train, test = sides(digits)
+    some = TensorDataset(train.tensors[0][:100], train.tensors[1][:100])
+    more = TensorDataset(train.tensors[0][:160], train.tensors[1][:160])
+    mine = learned(basis, nc_benchmark(some, test, 1, task_labels=False), train_mb_size=32)
+    before = mine.digest()
+    with pytest.raises(BadInput, match=r"not held|holds|would keep"):
+        mine.forget(nc_benchmark(more, test, 1, task_labels=False).train_stream[0])
+    assert mine.digest() == before
+
+
 class Calls(SupervisedPlugin):  # type: ignore[misc]
     """Notes which callbacks are looked up, in order."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -164,9 +165,18 @@ class ExactStrategy(SupervisedTemplate):  # type: ignore[misc]
         return self.memory.digest()
 
     def forget(self, experience: Any) -> None:
-        """Unlearn an experience exactly. Raises BadInput where the sums prove that it was never learned."""
-        for x, y, *_ in SingleDatasetDataLoader(experience.dataset.train(), batch_size=self.train_mb_size):
-            self.model.unlearn(self.model.phi(x.to(self.device)), y.tolist())
+        """Unlearn an experience exactly, all or nothing: its images must come as they did when they were learned, so
+        without transforms that chance decides. Raises BadInput where the sums prove that it was never learned."""
+        batches = SingleDatasetDataLoader(experience.dataset.train(), batch_size=self.train_mb_size)
+        done = 0
+        try:
+            for x, y, *_ in batches:
+                self.model.unlearn(self.model.phi(x.to(self.device)), y.tolist())
+                done += 1
+        except BaseException:
+            for x, y, *_ in islice(batches, done):
+                self.model.learn(self.model.phi(x.to(self.device)), y.tolist())
+            raise
 
     def training_epoch(self, **kwargs: Any) -> None:
         """One pass over the experience."""
