@@ -116,6 +116,26 @@ def test_weights_in_other_files_are_refused(saved):
         load_backbone("onnx:net.onnx", base=saved(model))
 
 
+def test_weights_in_other_files_are_refused_in_branches_too(saved):
+    outside = TensorProto(name="outside", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    outside.external_data.add(key="location", value="secret.bin")
+    branches = [
+        helper.make_graph([node], "branch", [], [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)], weights)
+        for node, weights in (
+            (helper.make_node("Add", ["flat", "outside"], ["z"]), [outside]),
+            (helper.make_node("Identity", ["flat"], ["z"]), []),
+        )
+    ]
+    model = network()
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "always"))
+    model.graph.node.append(
+        helper.make_node("If", ["always"], ["out"], then_branch=branches[0], else_branch=branches[1])
+    )
+    model.graph.output[0].name = "out"
+    with pytest.raises(BadInput, match="in other files"):
+        load_backbone("onnx:net.onnx", base=saved(model))
+
+
 @pytest.mark.parametrize(
     "query", ["colour=1", "size=0x10", "size=-5", "std=0", "mean=1,2", "mean=nan", "output=nothing"]
 )

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,11 +153,28 @@ def read_model(path: Path, name: str) -> tuple[bytes, onnx.ModelProto]:
     except Exception as error:  # protobuf's and the checker's errors share no base class
         reason = (str(error).splitlines() or ["no protobuf"])[0][:200]
         raise BadInput(f"{name} is not an ONNX model: {reason}", "Export it again.") from None
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(model.graph)):
         raise BadInput(
             f"{name} keeps its weights in other files.", "Save it as one file (onnx.save, no external data)."
         )
     return data, model
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """All weights and constants, also of the branches and loops in a graph."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (
+                attribute.t,
+                *attribute.tensors,
+                attribute.sparse_tensor.values,
+                attribute.sparse_tensor.indices,
+            )
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _tensors(inner)
 
 
 def _find(name: str, base: Path | None) -> Path:
