@@ -116,7 +116,9 @@ def test_weights_in_other_files_are_refused(saved):
         load_backbone("onnx:net.onnx", base=saved(model))
 
 
-def test_weights_in_other_files_are_refused_in_branches_too(saved):
+def test_weights_in_other_files_are_refused_in_branches_too(saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret.bin").write_bytes(bytes(16))
     outside = TensorProto(name="outside", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
     outside.external_data.add(key="location", value="secret.bin")
     branches = [
