@@ -20,6 +20,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from everlearn import ExactClassifier, ExactRegressor, ExactTasks
 from everlearn.errors import BadInput, Corrupt, Missing
 from everlearn.learn.exact import learned as learned_module
+from everlearn.learn.exact import saved
 from everlearn.learn.exact.centred import Corrected
 from everlearn.learn.exact.encode import BadArray, Encoder, digits, numbers, top
 from everlearn.model.cosines import Cosines
@@ -342,6 +343,26 @@ def test_an_interrupted_correction_is_made_again(monkeypatch: pytest.MonkeyPatch
             model.predict(x)
     wanted = ExactClassifier(head="ridge", alpha=1e-3).fit(x[5:], y[5:])
     np.testing.assert_allclose(model.decision_function(x), wanted.decision_function(x), atol=1e-9)
+
+
+def test_the_type_of_labels_is_forgotten_with_them():
+    x, y = some(30)
+    model = ExactClassifier().fit(x, y).forget(x, y)
+    np.testing.assert_array_equal(model.partial_fit(x, y.astype(str)).classes_, ["0", "1", "2"])
+    model = ExactClassifier().partial_fit(x[:5], negative=True)
+    for negative in (False, True):
+        with pytest.raises(BadArray, match="not held"):
+            model.forget(x[:5], ["Ada"] * 5, negative=negative)
+    np.testing.assert_array_equal(model.partial_fit(x, y).classes_, [0, 1, 2])
+
+
+@pytest.mark.parametrize("about", [{"labels": None}, {"labels": {"kind": "i", "declared": [3]}}, {"labels": {}}])
+def test_a_file_that_says_nonsense_of_itself_is_damaged(tmp_path: Path, about):
+    x, y = some(30)
+    model = ExactClassifier().fit(x, y)
+    saved.save(tmp_path / "model", "ExactClassifier", model.get_params(), about | {"inputs": 4}, model._learned)
+    with pytest.raises(Corrupt):
+        ExactClassifier.load(tmp_path / "model")
 
 
 def test_settings_that_cannot_be():

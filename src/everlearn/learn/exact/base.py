@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -86,7 +87,8 @@ class ExactBase(BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         if X is not None:
-            return self._forget(self._batch(self._checked(X), y, ids, groups))
+            with unchanged_if_refused(self):
+                return self._forget(self._batch(self._checked(X), y, ids, groups))
         if ids is None:
             raise BadArray("nothing is named to be forgotten.", "Give X and y, or ids.")
         return self._forget(self._learned.held.find(_texts(ids)))
@@ -180,15 +182,16 @@ class ExactBase(BaseEstimator):  # type: ignore[misc]
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Raises Missing where there is no file, Corrupt where it is not what was written."""
-        from everlearn.learn.exact.saved import load
+        from everlearn.learn.exact.saved import load, sound
 
         params, about, learned = load(Path(path), cls.__name__, lambda given, inputs: cls(**given)._empty(inputs))
         made = cls(**params)
         made._learned, made.n_features_in_ = learned, about["inputs"]
-        if "columns" in about:
-            made.feature_names_in_ = np.array(about["columns"], dtype=object)
-        made._restore(about["labels"])
-        made._after()
+        with sound(Path(path), cls.__name__):
+            if "columns" in about:
+                made.feature_names_in_ = np.array(about["columns"], dtype=object)
+            made._restore(about["labels"])
+            made._after()
         return made
 
     # inside
@@ -202,14 +205,9 @@ class ExactBase(BaseEstimator):  # type: ignore[misc]
         self, X: ArrayLike, y: ArrayLike | None, ids: Any, groups: Any, fresh: bool, classes: Any = None,
         least: int = 0, negative: bool = False,
     ) -> Self:  # fmt: skip
-        before = dict(self.__dict__)
-        try:
+        with unchanged_if_refused(self):
             rows = self._prepared(X, y, ids, groups, fresh, classes, least, negative)
             self._learned.learn(rows)
-        except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)  # a refused portion leaves nothing behind
-            raise
         self._after()
         return self
 
@@ -331,6 +329,18 @@ def _warn_of_zeros(x: NDArray[Any], phi: NDArray[np.int8]) -> None:
             f"{lost / there:.0%} of the features other than 0 round to 0. Give scale=… (the largest |x|), or planes=2.",
             stacklevel=6,
         )
+
+
+@contextmanager
+def unchanged_if_refused(estimator: BaseEstimator) -> Iterator[None]:
+    """A refused portion leaves nothing behind."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
 
 
 def refuse_columns(mine: BaseEstimator, theirs: BaseEstimator) -> None:

@@ -14,7 +14,7 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
-from everlearn.learn.exact.base import ExactBase
+from everlearn.learn.exact.base import ExactBase, unchanged_if_refused
 from everlearn.learn.exact.centred import Floats, Settings
 from everlearn.learn.exact.encode import BadArray, Features, refuse_gaps
 from everlearn.learn.exact.head import KINDS
@@ -101,7 +101,8 @@ class ExactClassifier(ClassifierMixin, ExactBase):  # type: ignore[misc]
         if X is None or not negative:
             return super().forget(X, y, ids=ids, groups=groups)
         check_is_fitted(self)
-        return self._forget(self._batch(self._checked(X), y, ids, groups, negative))
+        with unchanged_if_refused(self):
+            return self._forget(self._batch(self._checked(X), y, ids, groups, negative))
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """(N, D) -> (N,) labels. Raises BadArray naming a row with NaN or infinity."""
@@ -217,6 +218,8 @@ class ExactClassifier(ClassifierMixin, ExactBase):  # type: ignore[misc]
     def _after(self) -> None:
         """classes_ in the order of their values; _order: place of each of the memory's classes, None if the same."""
         columns = self._learned.memory.classes
+        if not (self._learned.memory.columns or self._declared):
+            self._kind = None  # nothing is held that says whether labels are texts or numbers
         names = tuple(sorted({*columns, *self._declared}))
         if (names, columns) == getattr(self, "_known", None):
             return

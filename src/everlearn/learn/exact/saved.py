@@ -73,7 +73,7 @@ def unpacking(path: Path, name: str) -> Iterator[Callable[[str], Path]]:
 
     Raises Missing where there is no archive, Corrupt where anything inside goes wrong with it.
     """
-    damaged = Corrupt(f"{path} is damaged, or is no {name}.", "Take a copy of it, or learn again.")
+    damaged = _damaged(path, name)
     try:
         with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as packed:
 
@@ -91,6 +91,19 @@ def unpacking(path: Path, name: str) -> Iterator[Callable[[str], Path]]:
         raise StoreFault(f"{path} cannot be read: {error.strerror or error}.", "Check the disk.") from None
     except (ValueError, KeyError, TypeError, IndexError, EOFError, MemoryError, zipfile.BadZipFile, EverlearnError):
         raise damaged from None
+
+
+def _damaged(path: Path, name: str) -> Corrupt:
+    return Corrupt(f"{path} is damaged, or is no {name}.", "Take a copy of it, or learn again.")
+
+
+@contextmanager
+def sound(path: Path, name: str) -> Iterator[None]:
+    """Raises Corrupt where what stands in the file is not what an estimator says of itself."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        raise _damaged(path, name) from None
 
 
 def plain(values: Mapping[str, Any]) -> Any:

@@ -12,12 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from everlearn.learn.exact.base import refuse_columns
+from everlearn.learn.exact.base import refuse_columns, unchanged_if_refused
 from everlearn.learn.exact.encode import BadArray
 from everlearn.learn.exact.estimators import ExactClassifier
 from everlearn.learn.exact.held import Batch
 from everlearn.learn.exact.learned import Learned
 from everlearn.learn.exact.parted import Mark, Part, Parted
+from everlearn.learn.exact.saved import sound
 
 
 class SeveralBase(BaseEstimator):  # type: ignore[misc]
@@ -34,8 +35,7 @@ class SeveralBase(BaseEstimator):  # type: ignore[misc]
             raise BadArray(f"a {type(other).__name__} cannot be merged.", f"Give a {type(self).__name__}.")
         if not hasattr(other, "_rows"):
             return self
-        before = dict(self.__dict__)
-        try:
+        with unchanged_if_refused(self):
             if not hasattr(self, "_rows"):
                 self._start(other.n_features_in_)
                 if hasattr(other._made, "feature_names_in_"):
@@ -43,10 +43,6 @@ class SeveralBase(BaseEstimator):  # type: ignore[misc]
             refuse_columns(self._made, other._made)
             self._refuse_other(other)
             self._rows.merge(other._rows)
-        except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
         self._adopt(other)
         self._after()
         return self
@@ -88,10 +84,11 @@ class SeveralBase(BaseEstimator):  # type: ignore[misc]
             return made._rows
 
         _, about, _ = Parted.load(Path(path), cls.__name__, make)
-        if "columns" in about:
-            made._made.feature_names_in_ = np.array(about["columns"], dtype=object)
-        made._restore(about["labels"])
-        made._after()
+        with sound(Path(path), cls.__name__):
+            if "columns" in about:
+                made._made.feature_names_in_ = np.array(about["columns"], dtype=object)
+            made._restore(about["labels"])
+            made._after()
         return made
 
     @property

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
+from everlearn.learn.exact.base import unchanged_if_refused
 from everlearn.learn.exact.cached import Cached
 from everlearn.learn.exact.centred import Floats
 from everlearn.learn.exact.encode import BadArray
@@ -118,15 +119,10 @@ class ExactTasks(SeveralBase):
     # inside
 
     def _learn(self, X: ArrayLike, y: Labels, ids: Any, groups: Any, fresh: bool) -> Self:
-        before = dict(self.__dict__)
-        try:
+        with unchanged_if_refused(self):
             array = self._checked(X, fresh)
             kinds, marks = self._marks(y, len(array))
             changed = self._rows.learn(*self._batch(array, marks, ids, groups))
-        except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)  # a refused portion leaves nothing behind
-            raise
         self._kinds.update(kinds)
         self._after({task for was, now in changed for task in {*now.part} ^ {*(was.part if was else ())}})
         return self
