@@ -191,7 +191,8 @@ def label(
         if undo is not None:
             now = person.undo(workspace, undo)
             return Answer(
-                {"labelled": 0, "queued": _queued(workspace), "label": now}, [f"The label is now {now or '-'}."]
+                {"labelled": 0, "queued": _queued(workspace), "label": now},
+                [f"The label is now {(now or '-').strip()}."],
             )
         if is_not is not None:
             if words is None or len(words) != 1:

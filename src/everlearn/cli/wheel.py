@@ -102,7 +102,8 @@ def forget(
     with workspace.lock():
         done = erasure.forget(workspace, chosen, context.obj)
     lines = [
-        f"Forgot {done.forgotten} samples; memory {(done.before or '-')[:12]} → {(done.after or '-')[:12]}.",
+        f"Forgot {done.forgotten} samples"
+        + (f"; memory {done.before[:12]} → {done.after[:12]}." if done.before and done.after else "."),
         *(f"  {line}" for line in done.notes),
         f"Certificate: {done.certificate}",
         f"Check it: everlearn verify {done.certificate}",

@@ -183,7 +183,7 @@ def _find(name: str, base: Path | None) -> Path:
     for folder in folders:
         if (folder / name).is_file():
             return folder / name
-    looked = " and ".join(str(folder) for folder in folders)
+    looked = " and ".join(str(folder.resolve()) for folder in folders)
     raise Missing(
         f"The backbone's file {name} is not in {looked}.",
         f"Put it there, or set {WEIGHTS} to the folder that holds it.",
