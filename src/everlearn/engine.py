@@ -237,7 +237,9 @@ def _added(add: Callable[[Sequence[Any]], Any], *sums: Any) -> Any:
 def _library(address: str | None) -> Any:
     """Ray, told to be silent and to report to nobody. Its settings must stand before it is imported."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    if address is not None:
+    if address is None:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # its ports are open to the network, and run what they are sent
+    else:
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # else an address without a cluster takes minutes
     try:
         import ray
