@@ -177,6 +177,16 @@ def test_portions_of_a_file_are_of_the_size_asked_for(tmp_path, table, size):
 # what cannot be learned
 
 
+@pytest.mark.parametrize(
+    ("first", "then", "said"), [(2, 3, "row 2048 has 3 features, those before it 2"), (0, 0, "row 0 has no features")]
+)
+def test_lists_that_are_no_rows(tmp_path, first, then, said):
+    lists = pa.array([[1.0] * first] * 2048 + [[1.0] * then] * 10, pa.list_(pa.float64()))
+    parquet.write_table(pa.table({"f": lists, "label": ["a", "b"] * 1029}), tmp_path / "rows.parquet")
+    with pytest.raises(BadInput, match=said):
+        learn_stream(ExactClassifier(), tmp_path / "rows.parquet")
+
+
 def test_a_row_without_its_id_is_named(tmp_path, table):
     names = table["name"].to_pylist()
     names[7] = None

@@ -139,6 +139,7 @@ class _Table:
         import pyarrow as pa
 
         self.path, self.roles, self.number = path, roles, number
+        self.width = 0  # of the rows, once one was read
         try:
             self.schema = self._schema()
         except (pa.ArrowException, OSError) as error:
@@ -189,6 +190,12 @@ class _Table:
         roles, column = self.roles, batch.column
         names = batch.schema.names
         x = np.concatenate([_numbers(column(names.index(name)), name) for name in self.features], axis=1)
+        self.width = self.width or x.shape[1]
+        if not self.width:
+            raise BadInput(f"{self.path.name}: row {start} has no features.", "Its lists are empty.")
+        if x.shape[1] != self.width:
+            many = f"row {start} has {x.shape[1]} features, those before it {self.width}"
+            raise BadInput(f"{self.path.name}: {many}.", "Make all lists of one length.")
         for role in roles.names:
             given = column(names.index(role))
             if given.null_count:
@@ -278,16 +285,16 @@ def _numbers(column: pa.Array, name: str) -> NDArray[Any]:
     """(N, 1), or for lists (N, width) with one width for all; a missing number is NaN. Raises BadInput."""
     import pyarrow as pa
 
-    width = 1
+    n, width = len(column), 1
     if not str(column.type).startswith(_NUMBERS):
-        n, values = len(column), column.flatten()
+        values = column.flatten()
         width = len(values) // max(1, n)
         if column.null_count or (not pa.types.is_fixed_size_list(column.type) and len(set(_lengths(column))) > 1):
             raise BadInput(f"lists of column {name!r} are missing or of several lengths.", "Make all of one length.")
         column = values
     found = column.to_numpy(zero_copy_only=False)
     found = found.astype(np.float32 if found.dtype in (np.float16, np.float32, np.int8, np.uint8) else np.float64)
-    return found.reshape(-1, width)  # type: ignore[no-any-return]
+    return found.reshape(n, width)  # type: ignore[no-any-return]
 
 
 def _lengths(column: pa.Array) -> list[int]:

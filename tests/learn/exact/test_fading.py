@@ -47,6 +47,15 @@ def test_time_alone_changes_no_answer(asked_before):
         clone(now).fit(x, y).step(1e5).predict(x)
 
 
+def test_a_refused_fit_changes_nothing():
+    x, y = world(100)
+    model = FadingClassifier().fit(x, y)
+    wanted = model.decision_function(x)
+    with pytest.raises(BadArray):
+        model.fit(x * np.nan, y)
+    np.testing.assert_array_equal(model.decision_function(x), wanted)
+
+
 def test_portions_do_not_matter_the_order_does():
     x, y = world(300)
     made = FadingClassifier(half_life=50, estimator=ExactClassifier(alpha=1e-3))

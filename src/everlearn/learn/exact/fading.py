@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
+from everlearn.learn.exact.base import unchanged_if_refused
 from everlearn.learn.exact.centred import Floats, Moments, Solution, search, solve
 from everlearn.learn.exact.encode import BadArray, portions
 from everlearn.learn.exact.estimators import ExactClassifier, value_of
@@ -49,8 +50,9 @@ class FadingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, X: ArrayLike, y: ArrayLike, groups: Any = None) -> Self:
         """Start anew and learn X (N, D) with y (N,), the oldest row first."""
-        self.__dict__.pop("_learned", None)
-        return self.partial_fit(X, y, groups=groups)
+        with unchanged_if_refused(self):
+            self.__dict__.pop("_learned", None)
+            return self.partial_fit(X, y, groups=groups)
 
     def partial_fit(self, X: ArrayLike, y: ArrayLike, classes: Any = None, groups: Any = None) -> Self:
         """Learn more rows, the oldest first, with any classes. Raises BadArray naming a row with NaN or infinity.
