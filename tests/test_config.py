@@ -188,3 +188,9 @@ def test_secrets_in_the_environment_are_not_shown(tmp_path: Path, monkeypatch: p
     with pytest.raises(BadConfig, match=r"\.env cannot be read") as error:
         parse({}, tmp_path / FILE_NAME)
     assert "hunter2" not in str(error.value)
+
+
+def test_a_learner_that_is_none_is_told_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(BadConfig) as error:
+        check({"learn": {"learner": "nope"}}, tmp_path / "everlearn.yaml")
+    assert "'nope'" in error.value.message and "ensemble:SPEC" in error.value.remedy

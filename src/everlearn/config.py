@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from everlearn.errors import BadConfig, Missing
 
@@ -337,17 +338,26 @@ def _explained(error: ValidationError, path: Path) -> BadConfig:
         return BadConfig(f"{path}: there is no setting {where}.", remedy)
     value = first.get("input")
     shown = "" if isinstance(value, dict) or where in OVERRIDES else f" is {_SHORT.repr(value)}"  # may hold a secret
+    if first["type"] == "string_pattern_mismatch":  # what may stand there is told in words, not as a pattern
+        return BadConfig(
+            f"{path}: {where}{shown}.", _fields_at(first["loc"][:-1])[str(first["loc"][-1])].description or ""
+        )
     return BadConfig(f"{path}: {where}{shown}: {first['msg'].removeprefix('Value error, ')}.", "Mend that line.")
 
 
 def _keys_at(location: tuple[Any, ...]) -> list[str]:
+    return list(_fields_at(location))
+
+
+def _fields_at(location: tuple[Any, ...]) -> dict[str, FieldInfo]:
+    """By the names that they have in the file; empty where there is no section."""
     model: Any = Config
     for part in location:
         field = next((f for n, f in model.model_fields.items() if (f.alias or n) == part), None)
         if field is None or not hasattr(field.annotation, "model_fields"):
-            return []
+            return {}
         model = field.annotation
-    return [field.alias or name for name, field in model.model_fields.items()]
+    return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
 def schema() -> dict[str, Any]:
