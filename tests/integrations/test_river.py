@@ -144,6 +144,13 @@ def test_a_row_that_repeats_is_held_as_often() -> None:
     assert model.samples == 3
 
 
+def test_a_target_of_minus_zero_is_zero() -> None:
+    model = ExactRiverRegressor()
+    model.learn_one({"a": 1}, -0.0)
+    model.forget_one({"a": 1}, 0.0)
+    assert model.samples == 0
+
+
 @pytest.mark.parametrize("planes", [1, 2])
 def test_what_rounds_to_0_is_forgotten_as_often_as_it_was_learned(planes: int) -> None:
     small = {"a": 0.0004, "b": 1}

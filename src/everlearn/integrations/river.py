@@ -401,7 +401,7 @@ class ExactRiverRegressor(_Exact, base.MiniBatchRegressor):
         number = float(y) if isinstance(y, bool | int | float | np.number | np.bool_) else math.nan
         if not abs(number) < MOST:
             raise BadArray(f"the target {y!r} is no number within 8e9.", "Give a number, in a larger unit.")
-        return number
+        return number + 0.0  # -0.0 is 0.0
 
 
 def _name(feature: Hashable) -> str:
