@@ -333,7 +333,7 @@ class _Picture:
             folds = len(next(iter(self.labelled.values())))
             mapped = {name: [maps[name].moments(part) for part in parts] for name, parts in self.labelled.items()}
             parts = [_sum([mapped[name][fold] for name in sorted(mapped)]) for fold in range(folds)]
-        return _Aligned(way, domain, maps, search(parts, settings), parts, self.encoder)
+        return _Aligned(way, domain, maps, search(parts, settings, every=True), parts, self.encoder)
 
     def _map(self, source: str, target: str, way: Way, ridge: float) -> _Map:
         base, none = np.zeros(len(self.names)), np.ones(len(self.origin))

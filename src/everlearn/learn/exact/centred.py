@@ -21,7 +21,7 @@ from everlearn.learn.exact.solve import ALPHAS, DEFAULT_ALPHA, lowest
 from everlearn.learn.exact.threads import in_threads, single_blas
 
 Floats = NDArray[np.float64]
-_SEARCH_FLOPS = 2e9  # above this cost of one solve, two folds choose alpha and not all
+_SEARCH_FLOPS = 2e9  # of one solve; dearer ones (from 1,700 features on) are done fewer times
 _ROWS = 32
 _CONSTANT = 1e-12  # a variance below this share of the mean square is rounding
 
@@ -113,7 +113,8 @@ class Solution:
 
 @dataclass(frozen=True, eq=False)
 class Searched:
-    """held_out[k]: learned without fold k, None where fold k or all else is empty. errors: alpha to fold error."""
+    """held_out[k]: learned without fold k; None where fold k or all else is empty, or it was not asked for. errors:
+    alpha to fold error."""
 
     alpha: float
     whole: Solution
@@ -169,16 +170,21 @@ def solve(total: Moments, alpha: float, settings: Settings) -> Solution:
         return _System(total, settings).solve(alpha)
 
 
-def search(parts: Sequence[Moments], settings: Settings) -> Searched:
-    """Choose alpha by the error of held-out folds (ties to the larger), solve with all rows and without each fold."""
+def search(parts: Sequence[Moments], settings: Settings, every: bool = False) -> Searched:
+    """Choose alpha by the error of held-out folds (ties to the larger), solve with all rows and without each fold.
+
+    Where a solve is dear, the rows of one fold choose, and two folds are held out; with `every`, all of them.
+    """
     total = sum(parts[1:], parts[0])
     filled = [fold for fold, part in enumerate(parts) if part.n > 0]
     if len(filled) < 2:
         alpha = DEFAULT_ALPHA if settings.alpha is None else settings.alpha
         return Searched(alpha, solve(total, alpha, settings), (None,) * len(parts), {})
-    systems = dict(zip(filled, in_threads(lambda fold: _System(total - parts[fold], settings), filled)))
     flops = len(total.x) ** 2 * (len(total.x) / 3 + 4 * len(total.y))
-    looked = filled if flops <= _SEARCH_FLOPS else filled[:2]
+    dear = flops > _SEARCH_FLOPS
+    held = filled if every or not dear else filled[:2]
+    looked = held[: 1 if parts[held[0]].n >= len(total.x) else 2] if dear else held
+    systems = dict(zip(held, in_threads(lambda fold: _System(total - parts[fold], settings), held)))
     left_out = dict(zip(looked, in_threads(lambda fold: systems[fold].scaling.moments(parts[fold]), looked)))
     errors: dict[float, float] = {}
 
@@ -192,9 +198,9 @@ def search(parts: Sequence[Moments], settings: Settings) -> Searched:
         return errors[alpha]
 
     alpha = ALPHAS[lowest(len(ALPHAS), error)] if settings.alpha is None else settings.alpha
-    solved = in_threads(lambda fold: systems[fold].solve(alpha), filled)
+    solved = in_threads(lambda fold: systems[fold].solve(alpha), held)
     held_out: list[Solution | None] = [None] * len(parts)
-    for fold, solution in zip(filled, solved):
+    for fold, solution in zip(held, solved):
         held_out[fold] = solution
     return Searched(alpha, solve(total, alpha, settings), tuple(held_out), errors)
 

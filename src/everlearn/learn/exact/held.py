@@ -169,7 +169,11 @@ class Held:
     def _grow(self, rows: int, kept: int) -> None:
         for name in _PER_SLOT:
             setattr(self, name, _grown(getattr(self, name), rows))
-        self.phi = _grown(self.phi, kept)
+        if kept > len(self.phi):
+            if not self.phi.flags.owndata:
+                self.phi = self.phi.copy()
+            # In place, since nobody holds a view of it: the pages move, and are not touched twice.
+            self.phi.resize((max(kept, 2 * len(self.phi)), self.phi.shape[1]), refcheck=False)
 
     def check(self, rows: Batch) -> None:
         """Raises BadArray naming the first row that is not held (so often)."""
