@@ -96,3 +96,11 @@ def test_every_turn_learns_the_ensemble_anew_where_it_is_the_learner(ready: Ever
     newest = ready("models", "show", "newest")["models"][0]
     assert newest["learner"] == f"ensemble:{NET}" and "0" not in newest["card"]["classes"]
     assert ready("run")["decision"] == "nothing new"
+
+
+def test_augmented_copies_are_no_evidence(ready: Everlearn) -> None:
+    before = ready("ensemble", "--backbone", NET)["n"]
+    ready("augment", "--copies", 1)
+    after = ready("ensemble", "--backbone", NET)
+    assert after["n"] == before
+    assert ready("models", "show", after["model"])["models"][0]["card"]["samples"]["all"] > before

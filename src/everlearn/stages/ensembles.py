@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from everlearn import registry
-from everlearn.catalog import snapshots
+from everlearn.catalog import samples, snapshots
 from everlearn.dataset.build import build
 from everlearn.errors import BadInput, TooFew
 from everlearn.evaluate import compare as comparing
@@ -172,11 +172,16 @@ def combined(
     classes = first.found.head.classes
     validation = {one.id for one in members if one.split == "validation"}
     asked += [_network(workspace, one, classes, ids, validation, progress) for one in networks]
+    copies = np.array([one.parent is not None for one in sorted(members, key=lambda one: one.id) if one.id in held])
+    first.table[copies] = np.nan  # augmented copies are learned, and are no evidence
     found = combining.fit(first.memory, first.cached, classes, [one.table for one in asked], first.found.alpha, method)
 
     best, alpha = max(found.members, key=lambda right: int(right.sum())), comparing.ALPHA / len(found.methods)
+    with workspace.catalog.read() as tx:
+        known = samples.some(tx, ids)
+    groups = [known[ids[row]].group_key for row in found.rows]
     methods = {
-        name: (float(right.mean()), comparing.compare(best, right, alpha=alpha))
+        name: (float(right.mean()), comparing.compare(best, right, alpha=alpha, groups=groups))
         for name, right in found.methods.items()
     }
     worth = [(names([one.member]), float(right.mean())) for one, right in zip(asked, found.members, strict=True)]
