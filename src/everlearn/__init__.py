@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from everlearn.config import Config
-    from everlearn.learn.exact.align import AlignedClassifier
-    from everlearn.learn.exact.estimators import ExactClassifier, ExactRegressor
-    from everlearn.learn.exact.fading import FadingClassifier
+    from everlearn.learn.estimators.align import AlignedClassifier
+    from everlearn.learn.estimators.exact import ExactClassifier, ExactRegressor
+    from everlearn.learn.estimators.fading import FadingClassifier
+    from everlearn.learn.estimators.tasks import ExactTasks
     from everlearn.learn.exact.memory import ExactMemory
-    from everlearn.learn.exact.tasks import ExactTasks
     from everlearn.learn.progressive import progressive
     from everlearn.learn.stream import learn_stream
     from everlearn.stages.summing import exact_sums
@@ -35,13 +35,13 @@ __all__ = [
 ]
 
 _WHERE = {
-    "AlignedClassifier": "everlearn.learn.exact.align",
+    "AlignedClassifier": "everlearn.learn.estimators.align",
     "Config": "everlearn.config",
-    "ExactClassifier": "everlearn.learn.exact.estimators",
+    "ExactClassifier": "everlearn.learn.estimators.exact",
     "ExactMemory": "everlearn.learn.exact.memory",
-    "ExactRegressor": "everlearn.learn.exact.estimators",
-    "ExactTasks": "everlearn.learn.exact.tasks",
-    "FadingClassifier": "everlearn.learn.exact.fading",
+    "ExactRegressor": "everlearn.learn.estimators.exact",
+    "ExactTasks": "everlearn.learn.estimators.tasks",
+    "FadingClassifier": "everlearn.learn.estimators.fading",
     "Workspace": "everlearn.workspace",
     "exact_sums": "everlearn.stages.summing",
     "learn_stream": "everlearn.learn.stream",

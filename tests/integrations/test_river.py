@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 
 from everlearn import ExactClassifier, ExactRegressor
 from everlearn.integrations.river import ExactRiverClassifier, ExactRiverRegressor
-from everlearn.learn.exact.encode import BadArray
+from everlearn.learn.estimators.encode import BadArray
 
 NAMES = [f"word{n}" for n in range(40)]
 ROWS = st.lists(

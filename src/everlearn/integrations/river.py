@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn.errors import NotInstalled
+from everlearn.learn.estimators.centred import Settings
+from everlearn.learn.estimators.encode import PLANES, BadArray, Encoder
+from everlearn.learn.estimators.held import Batch, fold_of
+from everlearn.learn.estimators.learned import TARGET, TARGET_PLANES, Learned
 from everlearn.learn.exact.cached import Cached
-from everlearn.learn.exact.centred import Settings
-from everlearn.learn.exact.encode import PLANES, BadArray, Encoder
-from everlearn.learn.exact.held import Batch, fold_of
-from everlearn.learn.exact.learned import TARGET, TARGET_PLANES, Learned
 from everlearn.learn.exact.memory import ExactMemory
 
 try:

@@ -15,9 +15,9 @@ from sklearn.metrics import roc_auc_score
 
 from everlearn import ExactClassifier
 from everlearn.errors import BadInput
-from everlearn.learn.exact import learned as learned_module
+from everlearn.learn.estimators import learned as learned_module
+from everlearn.learn.estimators.encode import BadArray
 from everlearn.learn.exact import openset
-from everlearn.learn.exact.encode import BadArray
 from everlearn.learn.exact.openset import SHRINKAGE, curve, cut, distance, separation
 
 SCORES = st.lists(st.integers(-5, 5).map(float), min_size=0, max_size=30)

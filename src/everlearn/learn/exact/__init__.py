@@ -5,6 +5,6 @@ memory.add(phi, labels, folds)                          sums.py      exact integ
 fitted = fit(memory, Cached(ids, phi, labels, folds))   fit.py       solve.py, calibrate.py
 fitted.head.probabilities(phi)                          head.py
 
-The estimators for any feature arrays (estimators.py, base.py) keep what learned.py holds: phi by encode.py, the rows in
-it by held.py, solved by centred.py, in one file by saved.py.
+`openset.py` is the arithmetic of strangers, `rejection.py` and `fit_unknown.py` the head that may answer unknown. The
+estimators for any feature arrays are `learn.estimators`.
 """

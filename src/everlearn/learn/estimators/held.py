@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from everlearn.learn.estimators.encode import BadArray
 from everlearn.learn.exact.cached import Cached
-from everlearn.learn.exact.encode import BadArray
 from everlearn.learn.exact.threads import over_rows
 
 _SIZE = 16  # bytes of a digest: 2^64 rows before two are likely to share one

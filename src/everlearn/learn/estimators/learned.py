@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn.learn.exact.balanced import Answering, Head, linear
+from everlearn.learn.estimators.balanced import Answering, Head, linear
+from everlearn.learn.estimators.centred import Corrected, Floats, Moments, Searched, Settings, Solution, search, solve
+from everlearn.learn.estimators.encode import BASE, BadArray, Encoder, digits, numbers, portions, top
+from everlearn.learn.estimators.held import Batch, Held, batch
+from everlearn.learn.estimators.strangers import strangers
 from everlearn.learn.exact.calibrate import OutOfFold, stride, temperature
-from everlearn.learn.exact.centred import Corrected, Floats, Moments, Searched, Settings, Solution, search, solve
-from everlearn.learn.exact.encode import BASE, BadArray, Encoder, digits, numbers, portions, top
 from everlearn.learn.exact.head import KINDS, Kind, ranked
-from everlearn.learn.exact.held import Batch, Held, batch
 from everlearn.learn.exact.memory import ExactMemory
 from everlearn.learn.exact.openset import Curve, Cut, curve, cut, distance
-from everlearn.learn.exact.strangers import strangers
 from everlearn.learn.exact.threads import in_threads
 
 TARGET_STEP, TARGET_PLANES, TARGET = 2.0**-30, 8, "y"

@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from everlearn.learn.exact import saved, storage
+from everlearn.learn.estimators import saved
+from everlearn.learn.estimators.encode import BadArray
+from everlearn.learn.estimators.held import Batch, Key, shown
+from everlearn.learn.estimators.learned import Learned
+from everlearn.learn.exact import storage
 from everlearn.learn.exact.cached import Cached
-from everlearn.learn.exact.encode import BadArray
-from everlearn.learn.exact.held import Batch, Key, shown
-from everlearn.learn.exact.learned import Learned
 from everlearn.learn.exact.memory import ExactMemory
 
 Part = tuple[str, ...]

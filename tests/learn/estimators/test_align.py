@@ -15,8 +15,8 @@ from sklearn.exceptions import NotFittedError
 
 from everlearn import AlignedClassifier, ExactClassifier
 from everlearn.errors import BadInput, Corrupt, Missing
-from everlearn.learn.exact.align import WAYS
-from everlearn.learn.exact.encode import BadArray
+from everlearn.learn.estimators.align import WAYS
+from everlearn.learn.estimators.encode import BadArray
 
 FAST = settings(max_examples=25, deadline=None)
 CENTRES = np.random.default_rng(0).normal(size=(4, 8)) * 2

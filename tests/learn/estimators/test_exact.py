@@ -19,10 +19,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from everlearn import ExactClassifier, ExactRegressor, ExactTasks
 from everlearn.errors import BadInput, Corrupt, Missing
-from everlearn.learn.exact import learned as learned_module
-from everlearn.learn.exact import saved
-from everlearn.learn.exact.centred import Corrected
-from everlearn.learn.exact.encode import BadArray, Encoder, digits, numbers, top
+from everlearn.learn.estimators import learned as learned_module
+from everlearn.learn.estimators import saved
+from everlearn.learn.estimators.centred import Corrected
+from everlearn.learn.estimators.encode import BadArray, Encoder, digits, numbers, top
 from everlearn.model.cosines import Cosines
 from everlearn.model.graph import Graph, session
 
@@ -524,7 +524,7 @@ def test_features_of_length_one_lose_nothing_and_what_is_lost_is_said():
 def test_of_many_kept_rows_some_calibrate(monkeypatch):
     """Every k-th in the order of their keys: the same ones whatever the order they came in."""
     x, y = load_digits(return_X_y=True)
-    monkeypatch.setattr("everlearn.learn.exact.learned._CALIBRATED", 64 * 500)
+    monkeypatch.setattr("everlearn.learn.estimators.learned._CALIBRATED", 64 * 500)
     order = np.random.default_rng(1).permutation(len(x))
     first, second = ExactClassifier().fit(x, y), ExactClassifier().fit(x[order], y[order])
     assert first.temperature_ == second.temperature_ and first.head_ == second.head_

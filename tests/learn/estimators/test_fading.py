@@ -10,7 +10,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from everlearn import ExactClassifier, FadingClassifier
-from everlearn.learn.exact.encode import BadArray
+from everlearn.learn.estimators.encode import BadArray
 
 
 def world(n: int, turned: int = 0, seed: int = 0):

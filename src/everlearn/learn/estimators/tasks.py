@@ -19,14 +19,14 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
-from everlearn.learn.exact.base import unchanged_if_refused
+from everlearn.learn.estimators.base import unchanged_if_refused
+from everlearn.learn.estimators.centred import Floats
+from everlearn.learn.estimators.encode import BadArray
+from everlearn.learn.estimators.exact import ExactClassifier
+from everlearn.learn.estimators.held import Held
+from everlearn.learn.estimators.parted import Mark, Part, renamed
+from everlearn.learn.estimators.several import SeveralBase
 from everlearn.learn.exact.cached import Cached
-from everlearn.learn.exact.centred import Floats
-from everlearn.learn.exact.encode import BadArray
-from everlearn.learn.exact.estimators import ExactClassifier
-from everlearn.learn.exact.held import Held
-from everlearn.learn.exact.parted import Mark, Part, renamed
-from everlearn.learn.exact.several import SeveralBase
 
 Labels = Mapping[str, Sequence[Any]]
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn.errors import Corrupt, EverlearnError, Missing, StoreFault
+from everlearn.learn.estimators.learned import Learned
 from everlearn.learn.exact import storage
-from everlearn.learn.exact.learned import Learned
 from everlearn.learn.exact.memory import ExactMemory
 
 _FORMAT = "everlearn estimator 1"

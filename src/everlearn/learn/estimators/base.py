@@ -14,12 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
-from everlearn.learn.exact.centred import Floats, Settings
-from everlearn.learn.exact.encode import PLANES, BadArray, Encoder, Features, refuse_gaps
-from everlearn.learn.exact.learned import TARGET_STEP, Learned, float_parts, held_out_scores, sums
+from everlearn.learn.estimators.centred import Floats, Settings
+from everlearn.learn.estimators.encode import PLANES, BadArray, Encoder, Features, refuse_gaps
+from everlearn.learn.estimators.learned import TARGET_STEP, Learned, float_parts, held_out_scores, sums
 
 if TYPE_CHECKING:
-    from everlearn.learn.exact.held import Batch
+    from everlearn.learn.estimators.held import Batch
 
 _WIDE = {2: 2048, 3: 170, 4: 128}
 _WIDE_SCALED = {2: 1024}
@@ -171,7 +171,7 @@ class ExactBase(BaseEstimator):  # type: ignore[misc]
 
     def save(self, path: str | Path) -> None:
         """One file without pickle, whole or not at all; `load` gives it back. Raises StoreFault."""
-        from everlearn.learn.exact.saved import save
+        from everlearn.learn.estimators.saved import save
 
         check_is_fitted(self)
         about = {"labels": self._labels(), "inputs": self.n_features_in_}
@@ -182,7 +182,7 @@ class ExactBase(BaseEstimator):  # type: ignore[misc]
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Raises Missing where there is no file, Corrupt where it is not what was written."""
-        from everlearn.learn.exact.saved import load, sound
+        from everlearn.learn.estimators.saved import load, sound
 
         params, about, learned = load(Path(path), cls.__name__, lambda given, inputs: cls(**given)._empty(inputs))
         made = cls(**params)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from everlearn.learn.estimators.centred import Floats, Solution
+from everlearn.learn.estimators.encode import Encoder, portions
 from everlearn.learn.exact.cached import Cached
-from everlearn.learn.exact.centred import Floats, Solution
-from everlearn.learn.exact.encode import Encoder, portions
 from everlearn.learn.exact.openset import distance
 from everlearn.naming import denied
 

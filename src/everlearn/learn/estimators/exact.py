@@ -14,11 +14,11 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
-from everlearn.learn.exact.base import ExactBase, unchanged_if_refused
-from everlearn.learn.exact.centred import Floats, Settings
-from everlearn.learn.exact.encode import BadArray, Features, refuse_gaps
+from everlearn.learn.estimators.base import ExactBase, unchanged_if_refused
+from everlearn.learn.estimators.centred import Floats, Settings
+from everlearn.learn.estimators.encode import BadArray, Features, refuse_gaps
+from everlearn.learn.estimators.learned import TARGET, TARGET_STEP, Line
 from everlearn.learn.exact.head import KINDS
-from everlearn.learn.exact.learned import TARGET, TARGET_STEP, Line
 from everlearn.learn.exact.openset import Curve, Cut
 from everlearn.naming import UNKNOWN, denial
 

@@ -8,9 +8,9 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.neighbors import NearestCentroid
 
 from everlearn import ExactClassifier
-from everlearn.learn.exact import learned as learned_module
-from everlearn.learn.exact.balanced import Answering, linear
-from everlearn.learn.exact.centred import Corrected, Moments, Settings, solve
+from everlearn.learn.estimators import learned as learned_module
+from everlearn.learn.estimators.balanced import Answering, linear
+from everlearn.learn.estimators.centred import Corrected, Moments, Settings, solve
 from everlearn.learn.exact.head import ranked
 
 ALPHA = 0.01

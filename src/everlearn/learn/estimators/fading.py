@@ -14,11 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
-from everlearn.learn.exact.base import unchanged_if_refused
-from everlearn.learn.exact.centred import Floats, Moments, Solution, search, solve
-from everlearn.learn.exact.encode import BadArray, portions
-from everlearn.learn.exact.estimators import ExactClassifier, value_of
-from everlearn.learn.exact.learned import Learned
+from everlearn.learn.estimators.base import unchanged_if_refused
+from everlearn.learn.estimators.centred import Floats, Moments, Solution, search, solve
+from everlearn.learn.estimators.encode import BadArray, portions
+from everlearn.learn.estimators.exact import ExactClassifier, value_of
+from everlearn.learn.estimators.learned import Learned
 
 _STALE = 0.2  # share of the weight that has come anew before the penalty is chosen again
 _WEIGHT = 1000.0  # in rows, of what is solved at the least

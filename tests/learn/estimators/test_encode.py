@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from everlearn.learn.exact.encode import BadArray, Encoder, refuse_gaps
+from everlearn.learn.estimators.encode import BadArray, Encoder, refuse_gaps
 from everlearn.learn.exact.sums import LIMIT
 
 EDGE = np.arange(LIMIT) + 0.5  # between two steps

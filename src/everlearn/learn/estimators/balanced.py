@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import scipy.linalg as sl
 
-from everlearn.learn.exact.centred import Corrected, Floats, Solution
+from everlearn.learn.estimators.centred import Corrected, Floats, Solution
 from everlearn.learn.exact.head import Kind
 from everlearn.learn.exact.openset import Distance
 from everlearn.learn.exact.solve import Moments, lda, lda_turn, plain, spheres

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everlearn import ExactClassifier
+from everlearn.learn.estimators.encode import BadArray
 from everlearn.learn.exact import sums
-from everlearn.learn.exact.encode import BadArray
 
 ROWS, WIDTH = 14, 3
 VALUES = [0.0, -0.0, 1.0, -3.5, 1e-9, 1e12, -255.0, 0.1]

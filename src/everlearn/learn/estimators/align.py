@@ -25,15 +25,15 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
+from everlearn.learn.estimators.centred import Floats, Moments, Scaling, Searched, Settings, Solution, scaling, search
+from everlearn.learn.estimators.encode import BadArray, Encoder, portions
+from everlearn.learn.estimators.exact import ExactClassifier, value_of
+from everlearn.learn.estimators.learned import sums
+from everlearn.learn.estimators.parted import Mark, part_of
+from everlearn.learn.estimators.several import SeveralBase
 from everlearn.learn.exact.cached import Cached
 from everlearn.learn.exact.calibrate import OutOfFold, temperature
-from everlearn.learn.exact.centred import Floats, Moments, Scaling, Searched, Settings, Solution, scaling, search
-from everlearn.learn.exact.encode import BadArray, Encoder, portions
-from everlearn.learn.exact.estimators import ExactClassifier, value_of
 from everlearn.learn.exact.head import softmax
-from everlearn.learn.exact.learned import sums
-from everlearn.learn.exact.parted import Mark, part_of
-from everlearn.learn.exact.several import SeveralBase
 from everlearn.learn.exact.threads import single_blas
 
 Way = Literal["none", "mean", "scale", "coral"]

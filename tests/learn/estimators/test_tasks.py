@@ -15,7 +15,7 @@ from sklearn.exceptions import NotFittedError
 
 from everlearn import ExactClassifier, ExactTasks
 from everlearn.errors import BadInput, Corrupt, Missing
-from everlearn.learn.exact.encode import BadArray
+from everlearn.learn.estimators.encode import BadArray
 
 FAST = settings(max_examples=40, deadline=None)
 COLOURS = np.array(["red", "green", "blue"])

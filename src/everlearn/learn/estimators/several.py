@@ -12,13 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from everlearn.learn.exact.base import refuse_columns, unchanged_if_refused
-from everlearn.learn.exact.encode import BadArray
-from everlearn.learn.exact.estimators import ExactClassifier
-from everlearn.learn.exact.held import Batch
-from everlearn.learn.exact.learned import Learned
-from everlearn.learn.exact.parted import Mark, Part, Parted
-from everlearn.learn.exact.saved import sound
+from everlearn.learn.estimators.base import refuse_columns, unchanged_if_refused
+from everlearn.learn.estimators.encode import BadArray
+from everlearn.learn.estimators.exact import ExactClassifier
+from everlearn.learn.estimators.held import Batch
+from everlearn.learn.estimators.learned import Learned
+from everlearn.learn.estimators.parted import Mark, Part, Parted
+from everlearn.learn.estimators.saved import sound
 
 
 class SeveralBase(BaseEstimator):  # type: ignore[misc]
