@@ -532,3 +532,17 @@ def test_of_many_kept_rows_some_calibrate(monkeypatch):
     whole = ExactClassifier().fit(x, y)
     assert whole.digest() == first.digest()
     assert abs(whole.score(x, y) - first.score(x, y)) < 0.02
+
+
+def test_rows_that_could_not_be_summed_are_not_held(monkeypatch):
+    x, y = load_digits(return_X_y=True)
+    model = ExactClassifier().fit(x[:600], y[:600])
+    before = model.digest()
+    monkeypatch.setattr(learned_module.ExactMemory, "add", lambda *a: (_ for _ in ()).throw(MemoryError("none left")))
+    with pytest.raises(MemoryError):
+        model.partial_fit(x[600:1500], y[600:1500])
+    monkeypatch.undo()
+    with pytest.raises(BadInput, match="not held"):
+        model.forget(x[700:701], y[700:701])
+    assert model.digest() == before
+    assert model.partial_fit(x[600:], y[600:]).digest() == ExactClassifier().fit(x, y).digest()

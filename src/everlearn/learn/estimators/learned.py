@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,7 @@ TARGET_STEP, TARGET_PLANES, TARGET = 2.0**-30, 8, "y"
 """A number to be learned is held to 1e-9, within +-8e9, as eight more columns of phi: G then holds Σ φy and Σ y²."""
 MOST_CORRECTIONS = 64
 _NEW = (1, 9, 9)  # samples of classes of which one is new, see `ranked`
+_SIDE_BY_SIDE = 512  # rows from which on another thread is worth it
 _CALIBRATED = 2**25  # features that the choice of head and temperature look at; of more, every k-th row
 _CHEAP = 2e9  # operations of a solve that is done after every change
 _FITS = 2.0**61
@@ -191,9 +193,22 @@ class Learned:
 
     def learn(self, rows: Batch) -> None:
         rows = self.held.new(rows)
-        self.memory.add(rows.phi, rows.labels, rows.folds)
-        self.held.add(rows)
+        if len(rows.keys) < _SIDE_BY_SIDE:
+            self.memory.add(rows.phi, rows.labels, rows.folds)
+            self.held.add(rows)
+        else:
+            self._add_side_by_side(rows)
         self._changed(rows, 1.0)
+
+    def _add_side_by_side(self, rows: Batch) -> None:
+        """The sums need no Python while they are computed; what is held is written meanwhile."""
+        with ThreadPoolExecutor(1) as side:
+            summed = side.submit(self.memory.add, rows.phi, rows.labels, rows.folds)
+            self.held.add(rows)
+            failed = summed.exception()
+        if failed is not None:  # no memory left, say: neither has the rows then
+            self.held.remove(rows.keys)
+            raise failed
 
     def forget(self, rows: Batch) -> None:
         self.held.check(rows)
