@@ -58,6 +58,10 @@ class Ensemble:
     methods: dict[str, tuple[float, Comparison]]
 
     @property
+    def answers(self) -> tuple[str, ...]:
+        return self.classes
+
+    @property
     def method(self) -> str:
         return self.combined.method
 

@@ -52,11 +52,13 @@ Files = dict[str, "bytes | Path"]
 class Answers(Protocol):
     """What answers after a learner has learned, and how it becomes a version's bundle.
 
-    classes: what it can answer, `unknown` among them where it may. backbone, licence: in words.
+    classes: what it knows; answers: what it can answer, `unknown` among it where it may. backbone, licence: in words.
     """
 
     @property
     def classes(self) -> tuple[str, ...]: ...
+    @property
+    def answers(self) -> tuple[str, ...]: ...
     @property
     def backbone(self) -> str: ...
     @property
@@ -99,8 +101,18 @@ class OnBasis:
     inside: StreamAnswers | None = None
 
     @property
+    def _either(self) -> Head | StreamAnswers:
+        found = self.head or self.inside
+        assert found is not None
+        return found
+
+    @property
     def classes(self) -> tuple[str, ...]:
-        return self.head.answers if self.head is not None else self.inside.answers if self.inside is not None else ()
+        return self._either.classes
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        return self._either.answers
 
     @property
     def backbone(self) -> str:

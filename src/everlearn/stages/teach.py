@@ -143,7 +143,7 @@ def register(
     with workspace.scratch() as folder:
         files, card = answers.write(folder, card)
         files |= {
-            "/classes.txt": "\n".join(answers.classes).encode(),
+            "/classes.txt": "\n".join(answers.answers).encode(),
             "/card.json": json.dumps(card, ensure_ascii=False, indent=1, default=str).encode(),
             "/card.md": _card_text(card).encode(),
         }

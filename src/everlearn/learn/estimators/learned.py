@@ -23,6 +23,7 @@ from everlearn.learn.estimators.centred import Corrected, Floats, Moments, Searc
 from everlearn.learn.estimators.encode import BASE, BadArray, Encoder, digits, numbers, portions, top
 from everlearn.learn.estimators.held import Batch, Held, batch
 from everlearn.learn.estimators.strangers import strangers
+from everlearn.learn.exact.cached import Cached
 from everlearn.learn.exact.calibrate import OutOfFold, stride, temperature
 from everlearn.learn.exact.head import KINDS, Kind, ranked
 from everlearn.learn.exact.memory import ExactMemory
@@ -308,8 +309,7 @@ class Learned:
         if len(classes) < 2 or not filled:
             return {}
         at = _places(classes, columns)
-        cached, views = self.held.cached().of(classes), {}
-        cached = cached.thinned(stride(len(cached.order), self.encoder.effective, _CALIBRATED))
+        cached, views = self._looked_at(self.held.cached().of(classes)), {}
 
         def build(fold: int, kind: Kind) -> Head | None:
             solution = solved.held_out[fold]
@@ -322,6 +322,9 @@ class Learned:
                 heads = tuple(built.get(fold) for fold in range(len(solved.held_out)))
                 views[kind] = _Scored(classes, (), cached, 1.0, solved.held_out, heads, self.encoder, found.origin)
         return views
+
+    def _looked_at(self, cached: Cached) -> Cached:
+        return cached.thinned(stride(len(cached.order), self.encoder.effective, _CALIBRATED))
 
     def _accuracies(self, views: Mapping[Kind, _Scored]) -> dict[Kind, float]:
         """Of the heads among which there is a choice, or of the one."""
@@ -348,7 +351,8 @@ class Learned:
 
     def _line(self, found: Sums, solved: Searched, asked: float) -> Line:
         columns = self.memory.columns
-        own, impostors = strangers(columns, self.held.cached(), solved.held_out, self.encoder, found.origin)
+        cached = self._looked_at(self.held.cached())
+        own, impostors = strangers(columns, cached, solved.held_out, self.encoder, found.origin)
         taken = cut(own, impostors, asked)
         if not taken.kept:
             warnings.warn(
