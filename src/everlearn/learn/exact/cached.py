@@ -88,9 +88,9 @@ class Cached:
         """(N,) column of each row's label, -1 where it does not count. Raises BadInput naming a label that the memory
         does not hold."""
         column = {name: c for c, name in enumerate(classes)}
-        if self.among is not None:
-            column |= {label: -1 for label, counts in zip(self.labels, self.among, strict=True) if not counts}
+        counts = np.ones(len(self.labels), np.bool_) if self.among is None else self.among
+        rows = zip(self.labels, counts.tolist(), strict=True)
         try:
-            return np.fromiter((column[label] for label in self.labels), np.intp, len(self.labels))
+            return np.fromiter((column[label] if one else -1 for label, one in rows), np.intp, len(self.labels))
         except KeyError as error:
             raise BadInput(f"cached label {error.args[0]!r} is not in memory.", "Run `everlearn doctor`.") from None
