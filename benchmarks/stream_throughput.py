@@ -127,7 +127,7 @@ def measure(train: Any, test: Any, river_rows: int, passes: int) -> None:
     mine = timed["Everlearn"]
     print(f"River saw {seen} rows. Ours with its first answer, when all is solved: "
           f"{mine.wall + settled.wall:.1f} s, {mine.cpu + settled.cpu:.1f} CPU s")  # fmt: skip
-    lean, whole = ExactClassifier(keep=_KEEP), Timed()
+    lean, whole = ExactClassifier(planes=1, keep=_KEEP), Timed()
     for start in portions:
         whole(PORTION, lambda: lean.partial_fit(x[start : start + PORTION], y[start : start + PORTION]))  # noqa: B023
     whole(1, lambda: lean.predict(xt[:1]))
