@@ -64,11 +64,9 @@ def main() -> None:
 
 
 def draw(found: dict[str, list[tuple[int, tuple[float, float, float]]]], out: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3), layout="constrained")
-    FigureCanvasAgg(figure)
     titles = {"N": "samples", "D": "dimensions", "C": "classes"}
     for axes, (name, points) in zip(figure.subplots(1, 3), found.items(), strict=True):
         for at, label in enumerate(("learn, s", "solve, s", "size, MB")):

@@ -1,7 +1,7 @@
 """How many rows of features a second learners take in as a stream, and how well they answer after one pass.
 
     python benchmarks/stream_throughput.py [--rows 32768] [--dimensions 2048] [--classes 10] [--mnist FILE.npz]
-                                           [--long 1000000]
+                                           [--long 1000000] [--out FILE.png]
 
 The same float32 rows, in one run, taking turns portion by portion: `ExactClassifier.partial_fit`, scikit-learn's
 `SGDClassifier.partial_fit`, River's `SoftmaxRegression.learn_one` (it has no `learn_many`; few rows, their dicts made
@@ -85,7 +85,7 @@ class Timed:
         return self.rows / self.cpu
 
 
-def measure(train: Any, test: Any, river_rows: int, passes: int) -> None:
+def measure(train: Any, test: Any, river_rows: int, passes: int, out: Path | None) -> None:
     from river import linear_model
     from sklearn.linear_model import SGDClassifier
 
@@ -124,6 +124,8 @@ def measure(train: Any, test: Any, river_rows: int, passes: int) -> None:
         share = f"{accuracy[name]:.4f}" if name in accuracy else ""
         print(f"{name:<18}{one.by_clock:>10,.0f}{one.by_clock / base.by_clock:>9,.0f}{one.by_cpu:>12,.0f}"
               f"{one.by_cpu / base.by_cpu:>9,.0f}{share:>10}")  # fmt: skip
+    if out:
+        draw({name: timed[name].by_clock for name in names}, accuracy, out)
     mine = timed["Everlearn"]
     print(f"River saw {seen} rows. Ours with its first answer, when all is solved: "
           f"{mine.wall + settled.wall:.1f} s, {mine.cpu + settled.cpu:.1f} CPU s")  # fmt: skip
@@ -166,6 +168,20 @@ def largest_memory() -> int:
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
+def draw(rates: dict[str, float], accuracy: dict[str, float], out: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 2), layout="constrained")
+    axes = figure.subplots()
+    names = [f"{name} ({accuracy[name]:.3f})" if name in accuracy else name for name in rates]
+    axes.bar_label(axes.barh(names, list(rates.values())), fmt="{:,.0f}", padding=3)
+    axes.set_xscale("log")
+    axes.set_xlabel("rows a second (in brackets: accuracy after one pass)")
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    figure.savefig(out, dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rows", type=int, default=32_768)
@@ -174,6 +190,7 @@ def main() -> None:
     parser.add_argument("--river-rows", type=int, default=800)
     parser.add_argument("--passes", type=int, default=5)
     parser.add_argument("--mnist")
+    parser.add_argument("--out", type=Path, help="A picture of the rows a second.")
     parser.add_argument("--long", type=int, default=0)
     parser.add_argument("--only-long", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -186,7 +203,7 @@ def main() -> None:
         clouds = Clouds(options.dimensions, options.classes)
         train, test = clouds.draw(options.rows), clouds.draw(4000)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    measure(train, test, options.river_rows, options.passes)
+    measure(train, test, options.river_rows, options.passes, options.out)
     if options.long:
         command = [sys.executable, __file__, "--only-long", str(options.long), "--dimensions", str(options.dimensions)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

@@ -1,6 +1,6 @@
 """What forgetting one of 100 classes costs, beside learning all the others again from their images.
 
-    python benchmarks/unlearning.py FILE.npz [--images 60000] [--dimensions 4096] [--repeat 3]
+    python benchmarks/unlearning.py FILE.npz [--images 60000] [--dimensions 4096] [--repeat 3] [--out FILE.png]
 
 FILE.npz: x_train, y_train as MNIST has them. Each class is divided into ten by a hash, so that there are 100; one of
 them goes. Both sides end with the same digest, which is checked. Features are the default's, `patches`; forgetting
@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=60_000)
     parser.add_argument("--dimensions", type=int, default=DIMENSIONS)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="A picture of the seconds.")
     given = parser.parse_args()
 
     with np.load(given.file, allow_pickle=False) as file:
@@ -82,6 +83,22 @@ def main() -> None:
         print(f"{name:40}{value:9.3f} s")
     print(f"{'ratio, to sums that never saw it':40}{retrain / forget:9.1f}")
     print(f"{'ratio, to a model that answers':40}{(retrain + head) / (forget + head):9.1f}")
+    if given.out:
+        draw(took, given.out)
+
+
+def draw(took: dict[str, float], out: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 2), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.barh(list(took), list(took.values()))
+    axes.bar_label(bars, fmt="%.3g s", padding=3)
+    axes.set_xscale("log")
+    axes.set_xlabel("seconds")
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    figure.savefig(out, dpi=110)
 
 
 if __name__ == "__main__":
