@@ -5,7 +5,7 @@ Nothing here does any work, and nothing here imports a heavy library.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -175,25 +175,6 @@ class Store(Protocol):
         ...
 
 
-class Backbone(Protocol):
-    """Images in, float features out, always the same for the same image; a frozen function with a digest.
-
-    spec: the name it was asked for by (`patches`, `onnx:FILE`).
-    digest: hex SHA-256 over everything that decides the features.
-    dimensions: width of a feature vector.
-    licence: of the weights, as an SPDX name or a sentence.
-    """
-
-    spec: str
-    digest: str
-    dimensions: int
-    licence: str
-
-    def features(self, images: Sequence[Image]) -> NDArray[np.float32]:
-        """(N,) images of any size -> (N, dimensions)."""
-        ...
-
-
 class Tracker(Protocol):
     """Mirrors a run to MLflow, TensorBoard or W&B."""
 
@@ -213,25 +194,3 @@ class LearnReport:
     memory_digest: str | None
     model_digest: str | None
     details: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ForgetReport:
-    """exact: whether what remains equals a model that never saw the samples; retrain: what must be trained again."""
-
-    forgotten: int
-    exact: bool
-    before: str | None
-    after: str | None
-    retrain: tuple[str, ...] = ()
-
-
-class Learner(Protocol):
-    """What every learner can do. `details` of its report names what is its own."""
-
-    def learn(self, members: Iterator[Member], progress: Progress) -> LearnReport: ...
-    def predict(self, images: Sequence[Image]) -> list[Prediction]: ...
-    def forget(self, samples: Collection[SampleId]) -> ForgetReport: ...
-    def save(self, bundle: Path) -> None: ...
-    @classmethod
-    def load(cls, bundle: Path) -> Learner: ...
