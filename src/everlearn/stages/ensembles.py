@@ -30,7 +30,7 @@ from everlearn.model.ensemble import Member, Memory, Network, export_ensemble, n
 from everlearn.naming import is_class
 from everlearn.stages import answering, teach
 from everlearn.stages.learners import ENSEMBLE, EXACT, Files, Taught
-from everlearn.stages.standing import basis_of
+from everlearn.stages.standing import basis_of, fitted, live
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -210,20 +210,24 @@ def _sorted_out(workspace: Workspace, models: Sequence[str]) -> tuple[list[str],
 
 
 def _memory(workspace: Workspace, spec: str, held: Held, ids: Sequence[SampleId], progress: Progress) -> _Asked:
-    """An exact memory of the snapshot on this backbone; nothing of it is stored but its cached features."""
-    basis = basis_of(workspace, spec)
-    phi = Features(workspace, basis).all(ids, progress)
-    labels, folds = [held[id][0] for id in ids], np.array([held[id][1] for id in ids], np.int64)
-    memory = ExactMemory(basis.digest, basis.dimensions, workspace.config.learn.folds)
-    memory.add(phi, labels, folds)
-    cached = Cached(ids, phi, labels, folds)
-    found = fit(memory, cached, precision=workspace.config.label.precision)
+    """An exact memory of the snapshot on this backbone: the workspace's own, where it stands at this snapshot; of
+    others nothing is stored but their cached features."""
+    basis, own = basis_of(workspace, spec), live(workspace)
+    if own.basis is basis and own.held == held and workspace.config.learn.unknown is None:
+        memory, found = own.memory, fitted(workspace, own, progress)
+    else:
+        phi = Features(workspace, basis).all(ids, progress)
+        labels, folds = [held[id][0] for id in ids], np.array([held[id][1] for id in ids], np.int64)
+        memory = ExactMemory(basis.digest, basis.dimensions, workspace.config.learn.folds)
+        memory.add(phi, labels, folds)
+        found = fit(memory, Cached(ids, phi, labels, folds), precision=workspace.config.label.precision)
     if found.held_out is None:
         raise TooFew(
             f"{len(ids)} samples of {len(found.head.classes)} classes are too few to judge an ensemble.",
             "Collect more.",
         )
-    return _Asked(Memory(basis, found.head), found.held_out.probabilities(), found.digest, found, memory, cached)
+    out = found.held_out
+    return _Asked(Memory(basis, found.head), out.probabilities(), found.digest, found, memory, out.cached)
 
 
 def _network(

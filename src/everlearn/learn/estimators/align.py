@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
+from everlearn.learn.estimators.base import unchanged_if_refused
 from everlearn.learn.estimators.centred import Floats, Moments, Scaling, Searched, Settings, Solution, scaling, search
 from everlearn.learn.estimators.encode import BadArray, Encoder, portions
 from everlearn.learn.estimators.exact import ExactClassifier, value_of
@@ -149,15 +150,10 @@ class AlignedClassifier(ClassifierMixin, SeveralBase):  # type: ignore[misc]
     # inside
 
     def _learn(self, X: ArrayLike, y: ArrayLike | None, domain: Any, ids: Any, groups: Any, fresh: bool) -> Self:
-        before = dict(self.__dict__)
-        try:
+        with unchanged_if_refused(self):
             array = self._checked(X, fresh)
             kind, array, marks = self._marked(array, y, domain)
             self._rows.learn(*self._batch(array, marks, ids, groups))
-        except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
         self._kind = kind
         self._after()
         return self
