@@ -241,6 +241,31 @@ turn = Table(
     Column("summary", _json),
 )
 
+run = Table(  # trainings, searches, folds, comparisons
+    "run",
+    metadata,
+    Column("name", String(64), primary_key=True),  # train-20261121-150301
+    Column("number", Integer, nullable=False, unique=True),
+    Column("kind", String(16), nullable=False, index=True),  # train | tune | trial | crossval | fold | compare …
+    Column("parent", String(64), ForeignKey("run.name"), index=True),
+    Column("at", DateTime, nullable=False),
+    Column("ended_at", DateTime),
+    Column("status", String(12), nullable=False),  # running | done | failed | interrupted | pruned
+    Column("snapshot", Integer),
+    Column("config", _json, nullable=False),
+    Column("result", _json, nullable=False),
+    Column("version", String(16)),  # the model that came of it
+)
+
+metric = Table(  # a run's numbers, step by step
+    "metric",
+    metadata,
+    Column("run", String(64), ForeignKey("run.name", ondelete="CASCADE"), primary_key=True),
+    Column("name", String(128), primary_key=True),  # val_loss; recall/CLASS
+    Column("step", Integer, primary_key=True),
+    Column("value", Float),  # None: it was not a number
+)
+
 suppressed = Table(  # keyed digests of forgotten content, so that it is not collected again
     "suppressed",
     metadata,
