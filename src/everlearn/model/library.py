@@ -120,7 +120,7 @@ def load_network(spec: str) -> Onnx:
     Raises BadConfig for a name or option that the library does not know, NotInstalled without the library, Missing
     where its weights cannot be had, BadInput where the network cannot be converted, Corrupt for a damaged file.
     """
-    asked = _parsed(spec)
+    asked = parsed(spec)
     stem = _stem(asked)
     path = _kept(stem)
     if path is None:
@@ -160,7 +160,7 @@ def drawn(shape: tuple[int, ...], fan_in: int, generator: np.random.Generator) -
     return (generator.standard_normal(shape, np.float32) * np.float32((2 / fan_in) ** 0.5)).astype(np.float32)
 
 
-def _parsed(spec: str) -> Asked:
+def parsed(spec: str) -> Asked:
     kind, _, rest = spec.partition(":")
     name, _, query = rest.partition("?")
     options = dict(parse_qsl(query, keep_blank_values=True))

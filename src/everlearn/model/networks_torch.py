@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,38 @@ _OPSET = 18  # torch's exporter's own; another would be converted afterwards
 _INCEPTION = {"transform_input": True, "init_weights": False}  # its weights want it, which a file cannot say
 
 
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A library's network without its classifier: (N, 3, size, size) float32 -> (N, D).
+
+    licence: of its weights; path: the file that they came from, None where the library fetched or drew them.
+    """
+
+    module: Any
+    architecture: str
+    licence: str
+    preparation: Preparation
+    path: Path | None
+
+
 def timm(asked: Asked) -> Network:
     """A network of timm (Wightman 2019, github.com/huggingface/pytorch-image-models)."""
+    return _network(asked, load_timm(asked))
+
+
+def torchvision(asked: Asked) -> Network:
+    """A classifier of torchvision, up to the input of its last linear layer."""
+    return _network(asked, load_torchvision(asked))
+
+
+def load_timm(asked: Asked, **given: Any) -> Loaded:
+    """given: options of the network's own, as `img_size` of transformers."""
     library = _library(asked, "timm")
     if not library.is_model(asked.name):
         raise _unknown(asked, library.list_models())
     names = [asked.name + ending for ending in ENDINGS]
     path = None if asked.untrained else find_weights(names)
-    given: dict[str, Any] = {"pretrained": not asked.untrained}
+    given["pretrained"] = not asked.untrained
     if path is not None:
         given["pretrained_cfg_overlay"] = {"state_dict": _tensors(path)}
     elif not asked.untrained:
@@ -52,11 +77,10 @@ def timm(asked: Asked) -> Network:
     licence = network.pretrained_cfg.get("license") or "not stated by timm"
     architecture = network.pretrained_cfg.get("architecture") or asked.name.partition(".")[0]
     how = _preparation(size, says["mean"], says["std"], says["interpolation"], crop)
-    return _network(asked, network, architecture, licence, how, path)
+    return Loaded(network, architecture, licence, how, path)
 
 
-def torchvision(asked: Asked) -> Network:
-    """A classifier of torchvision, up to the input of its last linear layer."""
+def load_torchvision(asked: Asked) -> Loaded:
     _library(asked, "torchvision")
     from torchvision import models
 
@@ -86,7 +110,7 @@ def torchvision(asked: Asked) -> Network:
     crop = round(size * says.resize_size[0] / says.crop_size[0])
     stated = weights.meta.get("license", "not stated by torchvision, whose code is BSD-3-Clause")
     how = _preparation(size, says.mean, says.std, says.interpolation.value, crop)
-    return _network(asked, network, asked.name, stated, how, path)
+    return Loaded(network, asked.name, stated, how, path)
 
 
 def _library(asked: Asked, name: str) -> Any:
@@ -152,18 +176,17 @@ def _preparation(size: int, mean: Sequence[float], std: Sequence[float], filter:
     return Preparation(size, pixels(mean), pixels(std), fit=Fit(filter if filter in FILTERS else "bicubic", crop))
 
 
-def _network(
-    asked: Asked, network: Any, architecture: str, licence: str, how: Preparation, path: Path | None
-) -> Network:
-    network.eval().requires_grad_(False)
+def _network(asked: Asked, loaded: Loaded) -> Network:
+    network, licence = loaded.module.eval().requires_grad_(False), loaded.licence
     if asked.untrained:
         _draw(network)
         licence = UNTRAINED
-    elif path is not None:
-        licence += f" (from {path.name}; as the library states for its own)"
+    elif loaded.path is not None:
+        licence += f" (from {loaded.path.name}; as the library states for its own)"
     state = {name: value for name, value in network.state_dict().items() if not name.endswith("num_batches_tracked")}
     weights = digest_of(value.cpu().numpy() for value in state.values())
-    return Network(_onnx(asked, network, how.size), architecture, weights, licence, how)
+    how = loaded.preparation
+    return Network(_onnx(asked, network, how.size), loaded.architecture, weights, licence, how)
 
 
 def _draw(network: Any) -> None:
