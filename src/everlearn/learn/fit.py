@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -26,6 +27,7 @@ from everlearn.learn.network.loading import Augmenter, Batch, Batches, Data, bat
 from everlearn.learn.network.losses import NUMBERS, criterion, plain
 from everlearn.learn.network.optimizers import optimizer as made_optimizer
 from everlearn.learn.network.runtime import Runtime, runtime, seeded
+from everlearn.learn.network.sampling import keys
 from everlearn.learn.network.schedules import Rate
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ class Epoch:
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """What came of a stage. The network holds the best weights; `last` are those of the last step.
+    """What came of a stage. The network holds the best weights, `best`; `last` are those of the last step.
 
     best_epoch: from 1; 0 where no epoch was finished. snapshots: the weights at the end of each cycle of the schedule.
     """
@@ -67,6 +69,7 @@ class Fit:
     val_accuracy: float
     seconds: float
     stopped: Stopped
+    best: Weights
     last: Weights
     snapshots: list[Weights] = field(default_factory=list)
 
@@ -137,6 +140,7 @@ def fit(
             training.network.train()
             started = time.monotonic()
             for step, batch in training.batches(workers):
+                training.draw_anew(step)
                 for images, targets, new, share, last in training.parts(batch):
                     with run.together(training.network, last):
                         logits = training.network(images)  # forward
@@ -225,6 +229,11 @@ class Training:
         made = (self.epoch * self.steps, self.run.process, self.run.processes)
         return ((step, with_replayed(one, self.method, self._augment, self.seed, step, *made)) for step, one in found)
 
+    def draw_anew(self, step: int) -> None:
+        """What is drawn in a step, by dropout say, follows from its place alone: there is no state to save."""
+        place = (self.epoch * self.steps + step) * self.run.processes + self.run.process
+        torch.manual_seed(int(keys(self.seed, 0xD0, np.array([place]))[0]))
+
     def parts(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor, int, float, bool]]:
         """A batch on the device, in as many parts as it must be taken in: images, targets, how many of them are new
         (the others are replayed), the part's share of the batch, whether it is the last."""
@@ -290,9 +299,6 @@ class Training:
 
     def state(self) -> dict[str, Any]:
         """Plain values and tensors: all that decides how this stage goes on."""
-        generators = {"cpu": torch.get_rng_state()}
-        if self.run.device.type == "cuda":
-            generators["cuda"] = torch.cuda.get_rng_state(self.run.device)
         scaler = getattr(self.run.accelerator, "scaler", None)
         return {
             "epoch": self.epoch, "step": self.step, "seconds": self.seconds, "sums": self._sums.clone(),
@@ -301,7 +307,7 @@ class Training:
             "scaler": None if scaler is None else scaler.state_dict(), "parts": self.parts_of_a_step,
             "best": {"loss": self.best.loss, "accuracy": self.best.accuracy, "epoch": self.best_epoch},
             "best_weights": self.best_weights, "snapshots": self.snapshots, "stopped": self.stopped,
-            "history": [asdict(one) for one in self.history], "generators": generators,
+            "history": [asdict(one) for one in self.history],
         }  # fmt: skip
 
     def load(self, state: dict[str, Any]) -> None:
@@ -320,17 +326,14 @@ class Training:
         self.best, self.best_epoch = Judged(best["loss"], best["accuracy"]), int(best["epoch"])
         self.best_weights, self.snapshots, self.stopped = state["best_weights"], state["snapshots"], state["stopped"]
         self.history = [Epoch(**one) for one in state["history"]]
-        torch.set_rng_state(state["generators"]["cpu"])
-        if "cuda" in state["generators"] and self.run.device.type == "cuda":
-            torch.cuda.set_rng_state(state["generators"]["cuda"], self.run.device)
 
     def finished(self) -> Fit:
-        last = self._weights()
+        last, best = self._weights(), self.best_weights
         self.run.released(self.network)
         self.plain_network.load_state_dict(self.best_weights)
         found = Fit(
             self.history, self.best_epoch, self.best.loss, self.best.accuracy, self.seconds, self.stopped or "epochs",
-            last, self.snapshots,
+            best, last, self.snapshots,
         )  # fmt: skip
         self.watch.end(found)
         return found

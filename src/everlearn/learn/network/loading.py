@@ -7,6 +7,7 @@ bit. That is what lets a killed run continue as if nothing had happened.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -32,12 +33,13 @@ class Data:
 
     inputs: (N, S, S, 3) uint8 images, in memory or mapped from disk; or (N, D) float32 rows. targets: (N,) int64 class
     columns, (N,) float32 numbers, or (N, C) float32 of 0 and 1 where an image may have several labels. classes: names
-    of the columns, () for numbers.
+    of the columns, () for numbers. rows: (N,) where each stands in `inputs`, which may hold more; None: in order.
     """
 
     inputs: NDArray[Any]
     targets: NDArray[Any]
     classes: tuple[str, ...] = ()
+    rows: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         images = self.inputs.ndim == 4 and self.inputs.dtype == np.uint8 and self.inputs.shape[3] == 3
@@ -45,8 +47,9 @@ class Data:
             raise BadInput(
                 f"Inputs are {self.inputs.shape} {self.inputs.dtype}.", "Give (N, S, S, 3) uint8 or (N, D) float32."
             )
-        if len(self.inputs) != len(self.targets):
-            raise BadInput(f"{len(self.inputs)} inputs have {len(self.targets)} targets.", "Give one for each.")
+        inputs = len(self.inputs if self.rows is None else self.rows)
+        if inputs != len(self.targets):
+            raise BadInput(f"{inputs} inputs have {len(self.targets)} targets.", "Give one for each.")
         if self.targets.dtype.kind in "iu" and self.targets.size:
             low, high = int(self.targets.min()), int(self.targets.max())
             if low < 0 or high >= len(self.classes):
@@ -74,7 +77,14 @@ class Data:
 
     def some(self, rows: NDArray[np.int64]) -> Data:
         """These rows alone."""
-        return Data(self.inputs[rows], self.targets[rows], self.classes)
+        return Data(self.inputs, self.targets[rows], self.classes, rows if self.rows is None else self.rows[rows])
+
+    def inputs_of(self, rows: NDArray[np.int64]) -> Tensor:
+        """(N, 3, S, S) uint8, channels last in memory, or (N, D) float32."""
+        found = self.inputs[rows if self.rows is None else self.rows[rows]]
+        if self.images:
+            return torch.from_numpy(np.ascontiguousarray(found)).permute(0, 3, 1, 2)
+        return torch.from_numpy(np.ascontiguousarray(found, np.float32))
 
     def targets_of(self, rows: NDArray[np.int64]) -> Tensor:
         found = self.targets[rows]
@@ -142,11 +152,8 @@ class Batches(torch.utils.data.Dataset[Batch]):
         places = np.arange(step * self.size, min((step + 1) * self.size, len(self.order)))
         places = places[: len(places) // self.processes * self.processes][self.process :: self.processes]
         rows = self.order[places]
-        targets = self.data.targets_of(rows)
-        if not self.data.images:
-            return Batch(torch.from_numpy(np.asarray(self.data.inputs[rows], np.float32)), targets)
-        images = torch.from_numpy(np.ascontiguousarray(self.data.inputs[rows])).permute(0, 3, 1, 2)  # channels last
-        if self.augment is None:
+        images, targets = self.data.inputs_of(rows), self.data.targets_of(rows)
+        if self.augment is None or not self.data.images:
             return Batch(images, targets)
         images = self.augment.many(images, keys(self.seed, self.epoch, places))
         if self.augment.mixes and len(rows) > 1:
@@ -174,9 +181,20 @@ def batches(
             yield step, made[step]
         return
     loader = torch.utils.data.DataLoader(
-        made, batch_size=None, sampler=steps, num_workers=workers, pin_memory=pin, prefetch_factor=4
+        made,
+        batch_size=None,
+        sampler=steps,
+        num_workers=workers,
+        pin_memory=pin,
+        prefetch_factor=4,
+        worker_init_fn=_deaf,
     )
     yield from zip(steps, loader, strict=True)
+
+
+def _deaf(worker: int) -> None:
+    """Ctrl-C is for the process that trains; it lets its workers end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def with_replayed(
@@ -207,9 +225,7 @@ def in_turn(data: Data, size: int = 256, process: int = 0, processes: int = 1) -
     mine = np.arange(process, len(data), processes)
     for start in range(0, len(mine), size):
         rows = mine[start : start + size]
-        inputs = torch.from_numpy(np.ascontiguousarray(data.inputs[rows]))
-        inputs = inputs.permute(0, 3, 1, 2) if data.images else inputs.to(torch.float32)
-        yield Batch(inputs, data.targets_of(rows))
+        yield Batch(data.inputs_of(rows), data.targets_of(rows))
 
 
 def spare_workers(device: torch.device, processes: int) -> int:

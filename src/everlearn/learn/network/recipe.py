@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from everlearn.config import Section
 from everlearn.errors import BadConfig, Missing
 
+Freeze = Literal["none", "backbone", "half"]
 ContinueAs = Literal["fine_tune", "regularization", "exploration"]
 
 
@@ -89,7 +90,7 @@ class Stage(Section):
     loss: Loss = Field(default_factory=Loss, description="What is made small.")
     augmentation: Augmentation = Field(default_factory=Augmentation, description="What happens to training images.")
     dropout: float | None = Field(None, ge=0, lt=1, description="Dropout rate set in the network; empty: its own.")
-    freeze: Literal["none", "backbone", "half"] = Field(
+    freeze: Freeze = Field(
         "none", description="What is not trained: none; backbone: all but the head; half: the first half of it."
     )
     sampling: Literal["natural", "balanced", "over", "under"] = Field(
