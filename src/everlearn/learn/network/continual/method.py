@@ -7,26 +7,18 @@ each step and knows nothing else of a method.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-Criterion = Callable[[Tensor, Tensor], Tensor]
-"""(logits (N, C), targets (N,) columns or (N, C) shares) -> the stage's loss, a mean over the N rows."""
+from everlearn.learn.network.losses import Criterion
 
-
-class Examples(Protocol):
-    """What is learned: `learn.network.loading.Data` is one. inputs: (N, S, S, 3) uint8 images, or (N, D) float32 rows;
-    targets: (N,) int64 columns."""
-
-    @property
-    def inputs(self) -> NDArray[Any]: ...
-    @property
-    def targets(self) -> NDArray[Any]: ...
+if TYPE_CHECKING:
+    from everlearn.learn.network.loading import Data
 
 
 class Replayed(NamedTuple):
@@ -41,7 +33,7 @@ class Method(Protocol):
     """One way not to forget. Nothing in it is drawn from a generator that has a state: a run that is resumed calls
     `before` on the network as the last experience left it, goes on with the turn it had come to, and gets the same."""
 
-    def before(self, network: nn.Module, data: Examples) -> None:
+    def before(self, network: nn.Module, data: Data) -> None:
         """An experience begins. network: as the last experience left it; data: what is new."""
 
     def replay(self, count: int, turn: int) -> Replayed | None:
@@ -55,7 +47,7 @@ class Method(Protocol):
         shares where the batch was mixed; logits: (N + M, C); new: N, after which the replayed rows stand.
         """
 
-    def after(self, network: nn.Module, data: Examples, keys: Sequence[str] | None = None) -> None:
+    def after(self, network: nn.Module, data: Data, keys: Sequence[str] | None = None) -> None:
         """An experience is learned. keys: a name for each row, under which it can be forgotten; None: what it shows."""
 
     def state(self) -> Mapping[str, Tensor]:

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from everlearn.learn.network.continual.method import Criterion, Examples, Replayed
+from everlearn.learn.network.continual.method import Replayed
+from everlearn.learn.network.loading import Data
+from everlearn.learn.network.losses import Criterion
 
 
 class Naive:
@@ -19,7 +21,7 @@ class Naive:
     def __init__(self, known: Iterable[int] = ()) -> None:
         self.known = set(known)
 
-    def before(self, network: nn.Module, data: Examples) -> None:
+    def before(self, network: nn.Module, data: Data) -> None:
         pass
 
     def replay(self, count: int, turn: int) -> Replayed | None:
@@ -28,7 +30,7 @@ class Naive:
     def loss(self, images: Tensor, targets: Tensor, logits: Tensor, new: int, criterion: Criterion) -> Tensor:
         return criterion(logits, targets)
 
-    def after(self, network: nn.Module, data: Examples, keys: Sequence[str] | None = None) -> None:
+    def after(self, network: nn.Module, data: Data, keys: Sequence[str] | None = None) -> None:
         self.known |= set(data.targets.tolist())
 
     def state(self) -> Mapping[str, Tensor]:
