@@ -202,6 +202,13 @@ class Gates(Section):
     r2: float | None = Field(0.5, description="Least R² for `regress`.")
     training_hours: float | None = Field(2.0, description="Longest training, in hours.")
     memory_gb: float | None = Field(8.0, description="Most memory while training, in gigabytes.")
+    best_epoch: int | None = Field(100, description="Latest epoch of a trained network to be its best.")
+    gpu_utilisation: float | None = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="Least mean use of the GPU, where a network was trained on one for a minute or more.",
+    )
     margin: float = Field(
         0.01, ge=0, description="Non-inferiority margin: how much worse than the champion still counts as equal."
     )
@@ -215,6 +222,33 @@ class Watch(Section):
     every_minutes: float | None = Field(None, description="Turn on the clock, whatever has come in.")
     min_new: int = Field(1, ge=1, description="New samples before a turn.")
     drift: bool = Field(True, description="Turn when recorded predictions drift from what the model was tested on.")
+
+
+class Track(Section):
+    """Where runs are mirrored. The catalog and training_logs/ have them in any case."""
+
+    to: list[Literal["tensorboard", "mlflow", "wandb"]] = Field(
+        default_factory=list, description="Mirrors, all at once if wished: tensorboard, mlflow, wandb."
+    )
+    experiment: str = Field(
+        "everlearn",
+        pattern=r"^[\w.-]{1,64}$",
+        description="Name of the experiment in MLflow and of the project in W&B: letters, digits, dots and dashes.",
+    )
+    mlflow: str | None = Field(
+        None,
+        pattern=r"^https?://[^@\s]+$",
+        description="MLflow's server, such as http://host:5000, without a password, which belongs into "
+        "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; empty: a database in training_logs/mlflow/.",
+    )
+    wandb: Literal["offline", "online"] = Field(
+        "offline",
+        description="offline: files in training_logs/wandb/, for `wandb sync`; online: sent at once, by the key in "
+        "WANDB_API_KEY.",
+    )
+    pictures: bool = Field(
+        False, description="Let plots that show people's images leave this machine for a mirror elsewhere."
+    )
 
 
 class Log(Section):
@@ -246,6 +280,7 @@ class Config(Section):
     engine: Engine = Field(default_factory=Engine)
     gates: Gates = Field(default_factory=Gates)
     watch: Watch = Field(default_factory=Watch)
+    track: Track = Field(default_factory=Track)
     log: Log = Field(default_factory=Log)
 
     @model_validator(mode="after")
@@ -337,7 +372,8 @@ def _explained(error: ValidationError, path: Path) -> BadConfig:
         remedy = f"Did you mean {near[0]}?" if near else f"Known here: {', '.join(_keys_at(first['loc'][:-1]))}."
         return BadConfig(f"{path}: there is no setting {where}.", remedy)
     value = first.get("input")
-    shown = "" if isinstance(value, dict) or where in OVERRIDES else f" is {_SHORT.repr(value)}"  # may hold a secret
+    secret = where in (*OVERRIDES, "track.mlflow")  # an address may hold a password
+    shown = "" if isinstance(value, dict) or secret else f" is {_SHORT.repr(value)}"
     if first["type"] == "string_pattern_mismatch":  # what may stand there is told in words, not as a pattern
         return BadConfig(
             f"{path}: {where}{shown}.", _fields_at(first["loc"][:-1])[str(first["loc"][-1])].description or ""

@@ -69,7 +69,7 @@ def redact(text: str) -> str:
     return text
 
 
-def _clean(value: Any, name: str = "") -> Any:
+def clean(value: Any, name: str = "") -> Any:
     """A value as JSON can hold it, without secrets."""
     if getattr(value, "ndim", None) == 0:  # a number of numpy's
         value = value.item()
@@ -78,9 +78,9 @@ def _clean(value: Any, name: str = "") -> Any:
     if name and _SECRET_NAME.search(name):
         return GONE
     if isinstance(value, Mapping):
-        return {redact(str(key)): _clean(item, str(key)) for key, item in value.items()}
+        return {redact(str(key)): clean(item, str(key)) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_clean(item) for item in value]
+        return [clean(item) for item in value]
     return redact(str(value))
 
 
@@ -127,7 +127,7 @@ class _Lines(logging.Handler):
             "message": redact(record.getMessage()),
         }
         extra = {name: value for name, value in vars(record).items() if name not in _OWN}
-        fields |= {name: value for name, value in _clean(extra).items() if name not in fields}
+        fields |= {name: value for name, value in clean(extra).items() if name not in fields}
         if record.exc_info and record.exc_info[1]:
             fields["error"] = _describe(record.exc_info[1])
         return fields
@@ -224,13 +224,13 @@ class RunLog:
             "params": {},
             "metrics": {},
             "artifacts": [],
-            **_clean(dict(facts or {})),
+            **clean(dict(facts or {})),
         }
         self.path = self._claim(folder / "experiments", experiment, began)
         self.csv = folder / "metrics" / f"{self.path.stem}.csv"
 
     def params(self, values: Mapping[str, Scalar]) -> None:
-        self._document["params"] |= _clean(values)
+        self._document["params"] |= clean(values)
         self._write()
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
@@ -245,7 +245,7 @@ class RunLog:
             _append(self.csv, rows.getvalue())
         except OSError as error:
             raise StoreFault(f"{self.csv} cannot be written: {error.strerror}.", "Is the disk full?") from error
-        self._document["metrics"] |= _clean({name: float(value) for name, value in values.items()})
+        self._document["metrics"] |= clean({name: float(value) for name, value in values.items()})
 
     def artifact(self, path: Path) -> None:
         self._document["artifacts"].append(redact(str(path)))
@@ -253,7 +253,7 @@ class RunLog:
 
     def note(self, **facts: Any) -> None:
         """More about the run, such as what it answered."""
-        self._document |= _clean(facts)
+        self._document |= clean(facts)
         self._write()
 
     def finish(self, status: str = "done", error: BaseException | None = None) -> None:

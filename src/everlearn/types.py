@@ -176,11 +176,14 @@ class Store(Protocol):
 
 
 class Tracker(Protocol):
-    """Mirrors a run to MLflow, TensorBoard or W&B."""
+    """Where a run is written: the catalog, `training_logs/`, MLflow, TensorBoard, W&B."""
 
     def params(self, values: Mapping[str, Scalar]) -> None: ...
     def metrics(self, values: Mapping[str, float], step: int) -> None: ...
     def artifact(self, path: Path) -> None: ...
+    def finish(self, status: str = "done") -> None:
+        """The run is over: done, failed, interrupted or pruned. Nothing is told after this."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

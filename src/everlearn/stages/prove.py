@@ -362,12 +362,16 @@ def _targets(workspace: Workspace, version: Version) -> dict[str, float]:
     if version.metrics is not None:  # of a file it is not known what its training took
         targets["training_seconds"] = settings.training_hours and settings.training_hours * 3600
         targets["memory_bytes"] = settings.memory_gb and settings.memory_gb * 1e9
+        trained = ("best_epoch", "gpu_utilisation")  # what has no epochs, or used no GPU, has no gate for it
+        targets |= {name: getattr(settings, name) for name in trained if version.metrics.get(name) is not None}
     return {name: target for name, target in targets.items() if target is not None}
 
 
 def _costs(version: Version) -> dict[str, float | None]:
     found = version.metrics or {}
-    return {"training_seconds": found.get("seconds"), "memory_bytes": found.get("memory_bytes")}
+    renamed = {"training_seconds": "seconds"}
+    costs = ("training_seconds", "memory_bytes", "best_epoch", "gpu_utilisation")
+    return {name: found.get(renamed.get(name, name)) for name in costs}
 
 
 def _report(workspace: Workspace, chosen: Named, own: Answerer, metrics: Metrics | RegressionMetrics) -> Report:
