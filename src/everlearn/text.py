@@ -6,6 +6,9 @@ import math
 import unicodedata
 from typing import Any
 
+FONTS = ("DejaVu Sans", "Noto Sans CJK KR", "Noto Sans KR", "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo")
+"""Fonts for pictures, those that are there in this order: the first comes with matplotlib, the others have Korean."""
+
 
 def table(rows: list[list[Any]], head: list[str] | None = None) -> list[str]:
     """Rows as aligned plain text, nothing where there are none; wide characters (Korean) count double."""

@@ -192,7 +192,7 @@ def test_the_preview_shows_parents_and_their_copies(workspace):
     assert report.preview == PREVIEW == "new_data/augmented/preview.png"
     grid = decode(data(workspace, PREVIEW)).pixels
     parents = sorted({one.parent_id for one in copies(workspace)})[:8]
-    assert grid.shape == (len(parents) * 100 + 4, 3 * 100 + 4, 3)
+    assert grid.shape == (len(parents) * 28 + 4, 3 * 28 + 4, 3)
     first = decode(data(workspace, everything(workspace)[parents[0]].key)).pixels
     assert np.array_equal(grid[4:28, 4:28], first)
     assert orphans(workspace) == []

@@ -21,13 +21,14 @@ import numpy as np
 import sqlalchemy as sa
 
 from everlearn import faults
+from everlearn.augment import preview
 from everlearn.augment.transforms import Transform, apply, chain, generator
 from everlearn.catalog import labels, samples
 from everlearn.catalog.samples import Sample, id_of
 from everlearn.catalog.tables import label_event, sample
 from everlearn.errors import BadConfig, Corrupt
 from everlearn.files import change
-from everlearn.image import BadImage, Decoded, decode, encode_jpeg, encode_png, thumbnail
+from everlearn.image import BadImage, Decoded, decode, encode_jpeg, encode_png
 from everlearn.naming import render_name
 from everlearn.types import Progress, SampleId
 from everlearn.workspace import AUGMENTED
@@ -48,7 +49,7 @@ SET_ASIDE = "other_augmentation"
 JPEG_QUALITY = 95
 _BATCH = 64
 _THREADS = min(4, os.cpu_count() or 1)
-_PREVIEW_ROWS, _PREVIEW_COLUMNS, _PREVIEW_SIDE, _PREVIEW_GAP = 8, 6, 96, 4  # the last two in pixels
+_PREVIEW_ROWS, _PREVIEW_COLUMNS = 8, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,13 +284,6 @@ def _preview(workspace: Workspace) -> str | None:
     if not rows:
         workspace.store.remove(PREVIEW)
         return None
-    cell = _PREVIEW_SIDE + _PREVIEW_GAP
-    columns = max(map(len, rows.values()))
-    grid = np.full((len(rows) * cell + _PREVIEW_GAP, columns * cell + _PREVIEW_GAP, 3), 255, np.uint8)
-    for row, (_, shown) in enumerate(sorted(rows.items())):
-        for column, one in enumerate(shown):
-            small = thumbnail(_decoded(workspace, one).pixels, _PREVIEW_SIDE)
-            top, left = row * cell + _PREVIEW_GAP, column * cell + _PREVIEW_GAP
-            grid[top : top + small.shape[0], left : left + small.shape[1]] = small
+    grid = preview.grid([[_decoded(workspace, one).pixels for one in shown] for _, shown in sorted(rows.items())])
     workspace.store.put(PREVIEW, io.BytesIO(encode_png(grid)))
     return PREVIEW

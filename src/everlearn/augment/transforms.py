@@ -141,13 +141,9 @@ class Erase:
 
     def __call__(self, image: Image, points: Points | None, rng: np.random.Generator) -> tuple[Image, Points | None]:
         height, width = image.shape[:2]
-        area = rng.uniform(0, self.share) * height * width
-        aspect = np.exp(rng.uniform(-np.log(3), np.log(3)))
-        tall = min(height, round(float(np.sqrt(area * aspect))))
-        wide = min(width, round(float(np.sqrt(area / aspect))))
-        top, left = (rng.random(2) * (height - tall + 1, width - wide + 1)).astype(int).tolist()
+        area, aspect = rng.uniform(0, self.share), np.exp(rng.uniform(-np.log(3), np.log(3)))
         erased = image.copy()
-        erased[top : top + tall, left : left + wide] = np.rint(image.mean(axis=(0, 1)))
+        erased[rectangle(height, width, area, aspect, rng.random(2))] = np.rint(image.mean(axis=(0, 1)))
         return erased, points
 
 
@@ -180,21 +176,41 @@ def apply_to_boxes(
 ) -> tuple[Image, list[Box]]:
     """A turned box becomes the upright one around it, cut at the image's border; one outside of the image is gone."""
     height, width = image.shape[:2]
-    corners = [
-        (b.x + right * b.width, b.y + down * b.height)
-        for b in boxes
-        for right, down in ((0, 0), (1, 0), (0, 1), (1, 1))
-    ]
-    points = np.array(corners, np.float64).reshape(-1, 2) * (width, height) - 0.5  # edges lie between pixel centres
-    image, moved = apply(transforms, image, points, rng)
+    sides = [(b.x, b.y, b.x + b.width, b.y + b.height) for b in boxes]
+    scale = np.array((width, height, width, height), np.float64)
+    image, moved = apply(transforms, image, corners(np.array(sides, np.float64).reshape(-1, 4) * scale), rng)
     assert moved is not None
-    shares = ((moved + 0.5) / (width, height)).clip(0, 1).reshape(-1, 4, 2)
     found = []
-    for box, (low, high) in zip(boxes, zip(shares.min(1), shares.max(1), strict=True), strict=True):
-        if (high > low).all():
-            x, y, right, bottom = (float(value) for value in (*low, *high))
+    for box, sides_now, there in zip(boxes, *around(moved, height, width), strict=True):
+        if there:
+            x, y, right, bottom = (float(value) for value in sides_now / scale)
             found.append(replace(box, x=x, y=y, width=right - x, height=bottom - y))
     return image, found
+
+
+def corners(boxes: NDArray[np.floating]) -> Points:
+    """(K, 4) left, top, right and bottom edge in pixels, 0 the image's own edge -> (4K, 2) points."""
+    found: Points = np.asarray(boxes, np.float64)[:, [0, 1, 2, 1, 0, 3, 2, 3]].reshape(-1, 2)
+    return found - 0.5  # edges lie between pixel centres
+
+
+def around(points: Points, height: int, width: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """(4K, 2) moved corners -> (K, 4) the upright boxes around them, cut at the image's border, and which of them still
+    show something."""
+    inside = (points + 0.5).clip(0, (width, height)).reshape(-1, 4, 2)
+    low, high = inside.min(1), inside.max(1)
+    return np.concatenate([low, high], 1), (high > low).all(1)
+
+
+def rectangle(
+    height: int, width: int, area: float, aspect: float, at: Sequence[float] | NDArray[np.float64]
+) -> tuple[slice, slice]:
+    """Where a rectangle lies: rows and columns. area: share of the image's; aspect: height by width; at: (2,) of
+    0..1, how far down and right among the places where it fits."""
+    tall = min(height, round(float(np.sqrt(area * height * width * aspect))))
+    wide = min(width, round(float(np.sqrt(area * height * width / aspect))))
+    top, left = int(at[0] * (height - tall + 1)), int(at[1] * (width - wide + 1))
+    return slice(top, top + tall), slice(left, left + wide)
 
 
 def generator(parent: SampleId, copy: int) -> np.random.Generator:

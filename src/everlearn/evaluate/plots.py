@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from everlearn.evaluate.words import WORDS
+from everlearn.text import FONTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 Format = Literal["svg", "png"]
 BLUE, ORANGE = "#0072B2", "#D55E00"
 INK, FAINT = "#374151", "#d1d5db"
-FONTS = ("DejaVu Sans", "Noto Sans CJK KR", "Noto Sans KR", "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo")
 EN = WORDS["en"]
 SIDE = 112
 """Longest side of a thumbnail, in pixels."""
