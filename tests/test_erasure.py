@@ -14,8 +14,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
-from everlearn.catalog import snapshots, versions
+from everlearn import track
+from everlearn.catalog import runs, snapshots, versions
 from everlearn.image import decode, encode_jpeg, encode_png
 from everlearn.learn.exact.memory import ExactMemory
 from everlearn.workspace import Workspace
@@ -122,6 +124,32 @@ def test_models_that_knew_them_go(root: Path) -> None:
     assert {path.name for path in (root / "model_updates/evaluations").glob("*.html")} == {
         Path(key).name.replace(".html", ending) for key in reports for ending in (".html", ".ko.html")
     }
+
+
+def test_runs_that_knew_them_keep_their_numbers_and_nothing_else(root: Path) -> None:
+    workspace = Workspace.open(root)
+    with workspace.catalog.write() as tx:
+        held = max(number for (number,) in tx.execute(sa.text("SELECT number FROM snapshot")))
+        long_ago = runs.begin(tx, "train", snapshot=0, config={"classes": ["4", KIM]})
+        knew = runs.begin(tx, "train", snapshot=held, config={"classes": ["4", KIM]})
+        fold = runs.begin(tx, "fold", parent=knew)
+        after = runs.begin(tx, "train", snapshot=0, config={"from": f"{knew}/stage_1_baseline"})
+        unsure = runs.begin(tx, "train")
+        runs.note(tx, knew, {"mirrors": {"mlflow": "4711"}, "recall": {KIM: 0.5, "4": 1.0}})
+        runs.metrics(tx, knew, 1, {"val_loss": 0.5, f"recall/{KIM}": 0.5, "recall/4": 1.0})
+    folders = {name: [root / one for one in track.files_of(name, {})] for name in (long_ago, knew, fold, after, unsure)}
+    folders[knew].append(root / "training_logs/mlflow/artifacts/4711")
+    for folder in (one for some in folders.values() for one in some):
+        folder.mkdir(parents=True)
+        (folder / "kept.pt").write_bytes(KIM.encode() if folder.name != long_ago else b"")
+    run(root, "forget", "--label", KIM)
+    assert all(folder.exists() for folder in folders.pop(long_ago))
+    assert not any(folder.exists() for some in folders.values() for folder in some)
+    with workspace.catalog.read() as tx:
+        assert runs.get(tx, knew).config == {"classes": ["4"]}
+        assert runs.get(tx, knew).result["recall"] == {"4": 1.0}
+        assert runs.series(tx, knew) == {"val_loss": [(1, 0.5)], "recall/4": [(1, 1.0)]}
+    assert KIM.encode() not in (root / "catalog.db").read_bytes()
 
 
 def test_forgotten_is_as_never_seen(root: Path, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import os
 import shutil
 import socket
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -129,6 +131,23 @@ def test_an_interrupted_run_goes_on_under_its_name_in_all_places(tmp_path: Path,
 
 def client_of(workspace: Workspace) -> Any:
     return client(workspace.root / "training_logs/mlflow/mlflow.db")
+
+
+def test_what_another_process_writes_is_passed_on_to_the_mirrors(tmp_path: Path) -> None:
+    workspace = made(tmp_path)
+    with track.run(workspace, "train") as run:
+        run.metrics({"val_loss": 0.5}, 1)
+        code = (
+            "import sys; from everlearn import track; from everlearn.workspace import Workspace\n"
+            "with track.follow(Workspace.open(sys.argv[1]), sys.argv[2]) as run:\n"
+            "    run.metrics({'val_loss': 0.4}, 2); run.metrics({'val_loss': 0.3, 'recall/x': 1.0}, 3)"
+        )
+        subprocess.run([sys.executable, "-c", code, str(workspace.root), run.name], check=True)
+        with workspace.catalog.read() as tx:
+            assert runs.get(tx).status == "running"
+    (file,) = (workspace.root / "training_logs/metrics").iterdir()
+    rows = list(csv.DictReader(file.open()))
+    assert [(row["step"], row["value"]) for row in rows] == [("1", "0.5"), ("2", "0.4"), ("3", "0.3")]
 
 
 # --- each mirror, read back -----------------------------------------------------------------------------------------
@@ -312,8 +331,6 @@ def test_a_server_that_is_not_there_costs_the_mirror_alone(tmp_path: Path, monke
 def test_what_is_not_installed_is_named_before_anything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-
     for part, module, extra in (
         ("wandb", "wandb", "wandb"),
         ("mlflow", "mlflow.tracking", "mlflow"),
@@ -401,9 +418,6 @@ def test_settings_are_told_flat() -> None:
 
 
 def test_tracking_is_light_until_it_is_used() -> None:
-    import subprocess
-    import sys
-
     code = (
         "import sys, everlearn.track; "
         "assert not {'mlflow', 'wandb', 'torch', 'tensorboard'} & set(sys.modules), sorted(sys.modules)"

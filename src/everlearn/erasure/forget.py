@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -109,6 +110,7 @@ def _carry_out(workspace: Workspace, journal: dict[str, Any], progress: Progress
             journal["champion"] = getattr(versions.champion(tx), "name", None)
             journal["knowing"] = _knowing(tx, ids)
             journal["evaluations"] = traces.last_evaluation(tx)
+            journal["folders"] = traces.trainings(tx, ids)
         write_whole(path, json.dumps(journal).encode())
     notes = _withdraw(workspace, ids, journal["knowing"], progress)
     faults.point("forget.withdrawn")
@@ -263,6 +265,8 @@ def _erase(workspace: Workspace, ids: Sequence[SampleId], journal: Mapping[str, 
     for key in [*spare, PREVIEW]:
         workspace.store.remove(key)
         faults.point("forget.file_removed")
+    for folder in journal.get("folders", []):
+        shutil.rmtree(workspace.root / folder, ignore_errors=True)
     traces.files(workspace, set(ids))
     workspace.catalog.scrub()
     if journal["knowing"]:

@@ -10,7 +10,19 @@ import sqlalchemy as sa
 
 from everlearn.catalog import samples
 from everlearn.catalog.samples import id_of
-from everlearn.catalog.tables import evaluation, history, label_event, member, sample, setting, snapshot, turn
+from everlearn.catalog.tables import (
+    evaluation,
+    history,
+    label_event,
+    member,
+    metric,
+    run,
+    sample,
+    setting,
+    snapshot,
+    turn,
+)
+from everlearn.track import files_of
 from everlearn.workspace import PRIVATE, write_whole
 
 if TYPE_CHECKING:
@@ -49,6 +61,29 @@ def reports(tx: Connection, ids: Collection[SampleId], knowing: Collection[str],
     return [stem + ending for stem in stems for ending in (".html", ".ko.html", ".json")]
 
 
+def trainings(tx: Connection, ids: Collection[SampleId]) -> list[str]:
+    """Folders of the workspace with what was made of these samples by runs: networks trained on them, plots that show
+    them, copies in trackers. A run knew them where its snapshot held them, or where one above it did, or the one whose
+    weights it began with; of a run without a snapshot that is taken for granted once the first of them had come in."""
+    came = [one.collected_at for one in samples.some(tx, ids).values()]
+    held: set[int] = set()
+    for chunk in samples.chunks(ids):
+        there = sa.and_(
+            member.c.added <= run.c.snapshot, sa.or_(member.c.removed.is_(None), member.c.removed > run.c.snapshot)
+        )
+        query = sa.select(run.c.snapshot).join(member, there).where(member.c.sample_id.in_(chunk)).distinct()
+        held |= set(tx.execute(query).scalars())
+    knew: set[str] = set()
+    folders = []
+    for row in tx.execute(sa.select(run).order_by(run.c.number)):  # a parent comes before its children
+        unsure = row.snapshot is None and row.parent is None and bool(came) and row.at >= min(came)
+        above = {row.parent, str(row.config.get("from") or "").partition("/")[0]}
+        if row.snapshot in held or above & knew or unsure:
+            knew.add(row.name)
+            folders += files_of(row.name, row.result or {})
+    return folders
+
+
 def words(tx: Connection, ids: Collection[SampleId]) -> None:
     """Take ids, and names of classes that nothing has any more, out of what is kept in words. Rows go first."""
     names = _vanished(tx)
@@ -64,12 +99,16 @@ def words(tx: Connection, ids: Collection[SampleId]) -> None:
         (snapshot, snapshot.c.number, ("scores",)),
         (setting, setting.c.name, ("value",)),
         (history, history.c.id, ("reason", "details")),
+        (run, run.c.name, ("config", "result")),
     ):
         for row in tx.execute(sa.select(key.label("at"), *(table.c[name] for name in columns))).all():
             old = {name: getattr(row, name) for name in columns}
             new = {name: scrubbed(value, set(ids), names) for name, value in old.items()}
             if new != old:
                 tx.execute(table.update().where(key == row.at).values(new))
+    for name in tx.execute(sa.select(metric.c.name).where(metric.c.name.contains("/")).distinct()).scalars().all():
+        if names.intersection(name.split("/")[1:]):  # recall/CLASS
+            tx.execute(metric.delete().where(metric.c.name == name))
 
 
 def scrubbed(value: Any, ids: Collection[str], names: Collection[str]) -> Any:

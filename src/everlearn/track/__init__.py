@@ -47,6 +47,7 @@ class Run:
         self.plots = folder
         self.status: runs.Status = "done"
         self._catalog, self._mirrors, self._say = catalog, dict(mirrors), say
+        self._told = set(catalog.steps())
 
     def params(self, values: Mapping[str, Scalar]) -> None:
         self._catalog.params(values)
@@ -54,7 +55,13 @@ class Run:
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         self._catalog.metrics(values, step)
-        self._each("metrics", {redact(name): value for name, value in values.items() if "/" not in name}, step)
+        self._mirror(step, values)
+
+    def catch_up(self) -> None:
+        """Tell the mirrors what other processes wrote into the catalog (`follow`) since this was last asked."""
+        for step, values in sorted(self._catalog.steps().items()):
+            if step not in self._told:
+                self._mirror(step, values)
 
     def artifact(self, path: Path) -> None:
         """A file of this run: a plot, a table."""
@@ -66,8 +73,14 @@ class Run:
         self._catalog.note(result, snapshot=snapshot, version=version)
 
     def finish(self, status: str = "done") -> None:
+        if self._mirrors:
+            self.catch_up()
         self._each("finish", status)
         self._catalog.finish(status)
+
+    def _mirror(self, step: int, values: Mapping[str, float]) -> None:
+        self._told.add(step)
+        self._each("metrics", {redact(name): value for name, value in values.items() if "/" not in name}, step)
 
     def _each(self, verb: str, *told: Any) -> None:
         """Tell every mirror; one that fails is said and left out from then on."""
@@ -103,7 +116,7 @@ class Catalog:
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         self._waiting.append((step, dict(values)))
         with suppress(StoreFault):  # out of reach for now; `finish` says so, if it stays so
-            self._write()
+            self.flush()
 
     def artifact(self, path: Path) -> None:
         name = path.relative_to(self._root).as_posix() if path.is_relative_to(self._root) else path.name
@@ -116,12 +129,23 @@ class Catalog:
         with self._database.write() as tx:
             runs.note(tx, self.run, clean(result), snapshot=snapshot, version=version)
 
+    def steps(self) -> dict[int, dict[str, float]]:
+        """The numbers that are written, by step."""
+        with self._database.read() as tx:
+            series = runs.series(tx, self.run)
+        found: dict[int, dict[str, float]] = {}
+        for name, points in series.items():
+            for step, value in points:
+                found.setdefault(step, {})[name] = value
+        return found
+
     def finish(self, status: str = "done") -> None:
-        self._write()
+        self.flush()
         with self._database.write() as tx:
             runs.end(tx, self.run, status)  # type: ignore[arg-type]
 
-    def _write(self) -> None:
+    def flush(self) -> None:
+        """Write what waits. Raises StoreFault."""
         if not self._waiting:
             return
         with self._database.write() as tx:
@@ -168,6 +192,17 @@ def run(
             (following or catalog).finish("failed" if ordinary else "interrupted")
         raise
     following.finish(following.status)
+
+
+@contextmanager
+def follow(workspace: Workspace, name: str) -> Iterator[Run]:
+    """A run that another process began and will end, to write into the catalog from here. The mirrors are that
+    process's, which passes on what came with `Run.catch_up`, at the latest when it ends."""
+    catalog = Catalog(workspace.catalog, name, workspace.root)
+    try:
+        yield Run(catalog, {}, workspace.root / PLOTS / name, lambda text: None)
+    finally:
+        catalog.flush()
 
 
 def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Scalar]:
