@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from everlearn.errors import BadConfig, BadInput, NotInstalled
-from everlearn.model.graph import Graph
+from everlearn.model.graph import Graph, session
 from everlearn.model.pixels import WHOLE, Fit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from onnxruntime import InferenceSession
 
     from everlearn.types import Image
 
@@ -96,6 +97,15 @@ def unit(graph: Graph, features: str, length: float) -> str:
     total = graph.add("ReduceSum", graph.add("Mul", wide, wide), np.array([1]), keepdims=1)
     scale = graph.add("Div", np.float64(length), graph.add("Sqrt", graph.add("Max", total, np.float64(1e-30))))
     return graph.add("Round", graph.cast(graph.add("Mul", wide, scale), np.float32))
+
+
+def runs(backbone: GraphBackbone) -> InferenceSession:
+    """`images` (N, …) as prepared -> `features` (N, dimensions): the backbone's own numbers."""
+    graph = Graph()
+    dtype, shape = backbone.input
+    found = backbone.features(graph, graph.input("images", dtype, ["N", *shape]))
+    graph.output("features", found, np.float32, ["N", backbone.dimensions])
+    return session(graph.model(), backbone.spec)
 
 
 def load_backbone(spec: str, *, base: Path | None = None) -> GraphBackbone:

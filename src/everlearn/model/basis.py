@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from everlearn.errors import BadConfig
+from everlearn.model.backbone import runs
 from everlearn.model.cosines import Cosines
 from everlearn.model.graph import Graph, in_batches, session, threads
 
@@ -98,11 +99,7 @@ class Basis:
 
     @cached_property
     def _backbone(self) -> Any:
-        graph = Graph()
-        dtype, shape = self.backbone.input
-        found = self.backbone.features(graph, graph.input(INPUT, dtype, ["N", *shape]))
-        graph.output("features", found, np.float32, ["N", self.backbone.dimensions])
-        return session(graph.model(), self.spec)
+        return runs(self.backbone)
 
     @cached_property
     def _projection(self) -> Any:

@@ -35,21 +35,26 @@ def strides(depth: int, size: int) -> list[int]:
     return found
 
 
-class Cnn(nn.Sequential):
+class Cnn(nn.Module):
     """images (N, 3, S, S) float32 -> features (N, D). dimensions: D."""
 
     def __init__(self, depth: int, width: int, norm: Norm, size: int) -> None:
         wide, (stem, *steps) = channels(depth, width), strides(depth, size)
         kernel = 3 if stem == 1 else 2 * stem - 1
         blocks = [Block(a, b, step, norm) for a, b, step in zip([width, *wide], wide, steps, strict=False)]
-        super().__init__(
+        super().__init__()
+        self.layers = nn.Sequential(
             nn.Conv2d(3, width, kernel, stem, kernel // 2, bias=norm == "none"), normed(norm, width),
-            nn.ReLU(inplace=True), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.ReLU(inplace=True), *blocks,
         )  # fmt: skip
         self.dimensions = wide[-1]
         for module in self.modules():
             if isinstance(module, nn.Conv2d):  # keeps the size of what flows (He et al. 2015, arXiv:1502.01852)
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        found: Tensor = self.layers(images)
+        return found.mean((2, 3))
 
 
 class Block(nn.Module):

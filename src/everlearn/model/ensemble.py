@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import onnx
-from onnx import compose
 
 from everlearn.errors import BadInput, Corrupt
 from everlearn.model import bundle
 from everlearn.model.basis import INPUT
-from everlearn.model.graph import OPSET, Graph, opset, raised
+from everlearn.model.graph import OPSET, Graph
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -101,13 +100,8 @@ class Network:
         return self.model.table(images) @ self.places()
 
     def build(self, graph: Graph, images: str) -> tuple[str, str | None]:
-        prefix = f"member{len(graph.nodes)}_"
-        model = compose.add_prefix(raised(self.model.proto(), graph.opset), prefix)
-        graph.opset = max(graph.opset, opset(model))
-        graph.nodes.append(onnx.helper.make_node("Identity", [images], [prefix + INPUT]))
-        graph.nodes.extend(model.graph.node)
-        graph.constants.extend(model.graph.initializer)
-        return graph.add("MatMul", prefix + bundle.PROBABILITIES, self.places()), None
+        found = graph.include(self.model.proto(), images, bundle.PROBABILITIES)
+        return graph.add("MatMul", found, self.places()), None
 
     def places(self) -> NDArray[np.float32]:
         """(its classes, C) one-hot: which of the ensemble's classes is which of its own."""

@@ -7,7 +7,7 @@ size: side in pixels, where the graph leaves it open (224). fit: Pillow's filter
 `bilinear 256`, the shorter side is brought to so many pixels and the square in the middle taken, without one the whole
 image, whose aspect is not kept. output: the feature tensor's name (by default the last output that has two dimensions,
 or four of which the last two are 1). bgr=1: channels in OpenCV's order. licence: the weights' licence, which is written
-into every bundle.
+into every bundle. A file that Everlearn wrote says all of this itself, in its metadata.
 
 Float features may differ between machines in the last bits; on one machine an image's features never depend on its
 neighbours, because every image is run alone.
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from everlearn.types import Image
 
 WEIGHTS = "EVERLEARN_WEIGHTS"
+SAYS = "everlearn.backbone"
+"""Before a file's own options in its metadata, written as behind the question mark."""
 OPTIONS = ("size", "mean", "std", "output", "bgr", "fit", "licence")
 IMAGENET_MEAN, IMAGENET_STD = "123.675,116.28,103.53", "58.395,57.12,57.375"
 MOST_BYTES = 1 << 31  # protobuf's own limit
@@ -136,10 +138,17 @@ def load_onnx(spec: str, base: Path | None = None) -> Onnx:
         raise BadConfig(f"backbone {spec}: unknown option {unknown[0]}.", f"Known: {', '.join(OPTIONS)}.")
     path = _find(name, base)
     data, model = read_model(path, name)
+    options = _said(model) | options
     licence = options.get("licence", "not stated: see the weights' own licence")
     preparation = _preparation(spec, model, options)
     output = _output(spec, model, options.get("output"))
     return Onnx(spec, model, hashlib.sha256(data).hexdigest(), output, preparation, licence)
+
+
+def _said(model: onnx.ModelProto) -> dict[str, str]:
+    """What a file says of itself, in the words of a spec."""
+    said = next((one.value for one in model.metadata_props if one.key == SAYS), "")
+    return {key: value for key, value in parse_qsl(said) if key in OPTIONS}
 
 
 def read_model(path: Path, name: str) -> tuple[bytes, onnx.ModelProto]:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper, version_converter
+from onnx import compose, helper, numpy_helper, version_converter
 
 from everlearn.errors import BadInput
 
@@ -61,6 +61,17 @@ class Graph:
 
     def reshape(self, value: str, *shape: int) -> str:
         return self.add("Reshape", value, np.array(shape, np.int64))
+
+    def include(self, model: onnx.ModelProto, value: str, output: str) -> str:
+        """A model of one input becomes a part of this graph, fed with `value`: its `output`. Raises BadInput where it
+        cannot be brought to this graph's operators."""
+        prefix = f"part{len(self.nodes)}_"
+        model = compose.add_prefix(raised(model, self.opset), prefix)
+        self.opset = max(self.opset, opset(model))
+        self.nodes.append(helper.make_node("Identity", [value], [model.graph.input[0].name]))
+        self.nodes.extend(model.graph.node)
+        self.constants.extend(model.graph.initializer)
+        return prefix + output
 
     def model(self) -> onnx.ModelProto:
         graph = helper.make_graph(self.nodes, "everlearn", self.inputs, self.outputs, self.constants)

@@ -205,17 +205,27 @@ def _onnx(asked: Asked, network: Any, size: int) -> onnx.ModelProto:
     """images (N, 3, size, size) float32 -> features (N, D)."""
     import torch
 
+    return converted(network, torch.zeros(2, 3, size, size), OUTPUT, f"{asked.spec} at {size} px")
+
+
+def converted(network: Any, example: Any, output: str, name: str) -> onnx.ModelProto:
+    """A torch module in evaluation mode as a graph: images, like `example` and of any number, -> `output`.
+
+    Raises BadInput where it cannot be converted.
+    """
+    import torch
+
     with tempfile.TemporaryDirectory() as folder, quiet():
         path = Path(folder, "network.onnx")
         try:
             torch.onnx.export(
-                network, (torch.zeros(2, 3, size, size),), path, dynamo=True, opset_version=_OPSET, verbose=False,
-                input_names=["images"], output_names=[OUTPUT], dynamic_shapes=({0: torch.export.Dim("N")},),
+                network, (example,), path, dynamo=True, opset_version=_OPSET, verbose=False,
+                input_names=["images"], output_names=[output], dynamic_shapes=({0: torch.export.Dim("N")},),
                 external_data=False,
             )  # fmt: skip
         except Exception as error:  # what the exporter raises, whatever stood in its way
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            raise BadInput(f"{asked.spec} cannot be converted to ONNX at {size} px: {reason}", _HELP) from None
+            raise BadInput(f"{name} cannot be converted to ONNX: {reason}", _HELP) from None
         return without_notes(onnx.load(path))
 
 

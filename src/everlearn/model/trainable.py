@@ -16,26 +16,33 @@ Weights follow from the seed alone, whatever was drawn before.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 from urllib.parse import parse_qsl, urlencode
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from everlearn.errors import BadConfig, Corrupt, Missing
+from everlearn.model import pixels
+from everlearn.model.backbone import load_backbone, runs
 from everlearn.model.cnn import NORMS, Cnn, Norm
-from everlearn.model.pixels import WHOLE
+from everlearn.model.graph import in_batches, threads
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from everlearn.model.backbone import GraphBackbone
+    from everlearn.types import Image
 
 Freeze = Literal["none", "backbone", "half"]
 
 SCRATCH = "none: its weights are learned from your images alone"
+_LIBRARIES = ("timm", "torchvision")
 HEADS = ("linear", "cosine")
 _MEAN, _STD = 0.5, 0.25  # of the pixels of images, about; for networks that begin from nothing
 _SMALL = 0.01  # deviation of a new class's weights, times that of the old ones
@@ -54,17 +61,17 @@ class Network(nn.Module):
 
     def __init__(
         self, spec: str, backbone: nn.Module, head: nn.Module, *, size: int, licence: str, dropout: float = 0.0,
-        pixels: tuple[tuple[float, ...], tuple[float, ...]] = ((_MEAN,) * 3, (_STD,) * 3),
+        scale: tuple[tuple[float, ...], tuple[float, ...]] = ((_MEAN,) * 3, (_STD,) * 3),
         frozen: GraphBackbone | None = None,
     ) -> None:  # fmt: skip
-        """pixels: mean and deviation of the three channels, in 0..1."""
+        """scale: mean and deviation of the three channels, in 0..1."""
         super().__init__()
         self.spec, self.size, self.licence, self.frozen = spec, size, licence, frozen
-        self.fit = frozen.fit if frozen is not None else WHOLE
+        self.fit = frozen.fit if frozen is not None else pixels.WHOLE
         self.backbone, self.head, self.drop = backbone, cast("Linear", head), nn.Dropout()
         self._still: tuple[nn.Module, ...] = ()
         if frozen is None:
-            for name, values in zip(("mean", "std"), pixels, strict=True):
+            for name, values in zip(("mean", "std"), scale, strict=True):
                 self.register_buffer(name, torch.tensor(values).reshape(1, 3, 1, 1))
         self.set_dropout(dropout)
 
@@ -72,6 +79,20 @@ class Network(nn.Module):
     def rows(self) -> bool:
         """Whether it takes a frozen backbone's features (N, D) instead of images."""
         return self.frozen is not None
+
+    def prepared(self, images: Sequence[Image]) -> NDArray[Any]:
+        """(N,) images of any size -> what it learns from: (N, S, S, 3) uint8; over a frozen backbone its features
+        (N, D) float32. Raises BadInput for images that are none."""
+        backbone = self.frozen
+        if backbone is None:
+            return pixels.prepare(images, self.size, self.fit)
+        run = runs(backbone)
+
+        def work(part: Sequence[Image]) -> NDArray[Any]:
+            return cast("NDArray[Any]", run.run(None, {"images": backbone.prepare(part)})[0])
+
+        parts = list(in_batches(work, images, backbone.batch, threads()))
+        return np.concatenate(parts) if parts else np.zeros((0, backbone.dimensions), np.float32)
 
     @property
     def classes(self) -> int:
@@ -88,7 +109,7 @@ class Network(nn.Module):
         if not self.rows:
             images = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         found: Tensor = self.backbone(images)
-        return found.flatten(1)
+        return found if found.ndim == 2 else found.flatten(1)
 
     def forward(self, images: Tensor) -> Tensor:
         """-> logits (N, classes)."""
@@ -200,7 +221,7 @@ def from_stage_file(stage: Path | str | Mapping[str, Any], *, base: Path | None 
     Nothing in the file is run. Raises Missing, Corrupt where it is none or its weights do not fit, and as `build`.
     """
     name = "The stage" if isinstance(stage, Mapping) else str(stage)
-    found = stage if isinstance(stage, Mapping) else _read(Path(stage))
+    found = stage if isinstance(stage, Mapping) else read_tensors(Path(stage), name)
     try:
         state, spec, size = dict(found["model_state_dict"]), str(found["network"]), int(found["size"])
         columns = max(1, len(found["classes"]))
@@ -216,16 +237,17 @@ def from_stage_file(stage: Path | str | Mapping[str, Any], *, base: Path | None 
     return network.eval()
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_tensors(file: Path | BinaryIO, name: str) -> dict[str, Any]:
+    """A torch file of plain values and tensors; nothing in it is run. Raises Missing, Corrupt."""
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        found = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise Missing(f"{path} is not there.", "Give a stage file: model_updates/checkpoints/…/stage_1_….pt") from None
+        raise Missing(f"{name} is not there.", "Give a stage file: model_updates/checkpoints/…/stage_1_….pt") from None
     except Exception as error:  # unpickling raises whatever the bytes make it raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise Corrupt(f"{path} cannot be read: {reason}", "Give a file that `train` wrote.") from None
+        raise Corrupt(f"{name} cannot be read: {reason}", "Give a file that `train` wrote.") from None
     if not isinstance(found, dict):
-        raise Corrupt(f"{path} is no stage of Everlearn.", "Give a file that `train` wrote.")
+        raise Corrupt(f"{name} holds no network.", "Give a file that `train` wrote.")
     return found
 
 
@@ -235,14 +257,14 @@ def _build(
     """weights: whether a library's pretrained ones are wanted; they would be overwritten where False."""
     if classes < 1:
         raise BadConfig(f"A network for {classes} classes.", "At least one; 1 for a number.")
-    if not 8 <= size <= 1024:
-        raise BadConfig(f"size is {size}.", "Choose 8 to 1024 pixels.")
     kind = spec.partition(":")[0].partition("?")[0]
+    if kind in ("cnn", *_LIBRARIES) and not 8 <= size <= 1024:
+        raise BadConfig(f"size is {size}.", "Choose 8 to 1024 pixels.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if kind == "cnn":
             network = _cnn(spec, classes, size)
-        elif kind in ("timm", "torchvision"):
+        elif kind in _LIBRARIES:
             network = _library(spec, classes, size, weights)
         else:
             network = _frozen(spec, classes, base)
@@ -288,10 +310,10 @@ def _library(spec: str, classes: int, size: int, weights: bool) -> Network:
     if dimensions is None:
         raise BadConfig(f"{spec} cannot look at squares of {size} px.", "Choose the size that it was made for.")
     how, licence = loaded.preparation, loaded.licence
-    pixels = tuple(one / 255 for one in how.mean), tuple(one / 255 for one in how.std)
+    scale = tuple(one / 255 for one in how.mean), tuple(one / 255 for one in how.std)
     head = _head(_one_of(spec, given, "head", HEADS), dimensions, classes)
     return Network(
-        spec, loaded.module, head, size=size, dropout=_rate(spec, given, 0.0), pixels=pixels,
+        spec, loaded.module, head, size=size, dropout=_rate(spec, given, 0.0), scale=scale,
         licence=licence if wanted else f"{SCRATCH}; the architecture is of {kind}",
     ).to(memory_format=torch.channels_last)  # fmt: skip
 
@@ -310,8 +332,6 @@ def _dimensions(module: nn.Module, size: int) -> int | None:
 
 def _frozen(spec: str, classes: int, base: Path | None) -> Network:
     """A head, with a hidden layer before it where one is asked for, on a backbone's features."""
-    from everlearn.model.backbone import load_backbone
-
     name, _, query = spec.partition("?")
     options = dict(parse_qsl(query, keep_blank_values=True))
     own: tuple[str, ...] = ("hidden", "dropout", "head")
