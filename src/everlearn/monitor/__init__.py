@@ -1,0 +1,1 @@
+"""What the machine goes through while something runs."""
