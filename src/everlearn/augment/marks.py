@@ -77,8 +77,10 @@ class _Transform(v2.Transform):  # type: ignore[misc]  # torchvision has no type
         self.augmenter, self.pairs = augmenter, tuple(pairs)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        if odd := [one for one in flat_inputs if not isinstance(one, torch.Tensor)]:
+            raise BadInput(f"A {type(odd[0]).__name__} cannot be augmented.", "Put v2.ToImage() before.")
         key = int(torch.randint(2**63 - 1, ()))
-        height, width = v2.functional.get_size(next(one for one in flat_inputs if getattr(one, "ndim", 0) >= 2))
+        height, width = v2.functional.get_size(flat_inputs[0])
         return {"key": key, "change": _change(self.augmenter, key, height, width)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
@@ -91,8 +93,6 @@ class _Transform(v2.Transform):  # type: ignore[misc]  # torchvision has no type
             return tv_tensors.wrap(now.to(inpt.dtype), like=inpt)
         if isinstance(inpt, tv_tensors.Mask):
             return tv_tensors.wrap(_moved_mask(inpt, change), like=inpt)
-        if not isinstance(inpt, torch.Tensor):
-            raise BadInput(f"A {type(inpt).__name__} cannot be augmented.", "Put v2.ToImage() before.")
         image = self.augmenter.one(inpt.as_subclass(torch.Tensor), params["key"])
         return tv_tensors.wrap(image, like=inpt) if isinstance(inpt, tv_tensors.Image) else image
 
