@@ -8,7 +8,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from everlearn.augment.draws import COLUMNS, Column, draws
-from everlearn.augment.training import augmenter
+from everlearn.augment.training import TrainingAugmenter, augmenter
 from everlearn.errors import BadInput
 from everlearn.learn.network.recipe import Augmentation, load, shipped
 
@@ -46,6 +46,7 @@ def test_numbers_are_drawn_evenly_and_each_by_itself():
 @pytest.mark.parametrize("setting", [*({name: value} for name, value in SINGLE.items()), ALL.model_dump()], ids=str)
 def test_an_image_depends_on_its_key_alone(setting):
     one = augmenter(Augmentation.model_validate(setting))
+    assert one is not None and not one.mixes
     given_images, given_keys = images(12), np.arange(100, 112)
     before = given_images.clone()
     together = one.many(given_images, given_keys)
@@ -76,7 +77,8 @@ def test_one_draws_its_key_from_torch():
 
 def test_what_is_off_changes_nothing():
     given_images = images(4)
-    out = augmenter(Augmentation()).many(given_images, np.arange(4))
+    assert augmenter(Augmentation()) is None
+    out = TrainingAugmenter(Augmentation()).many(given_images, np.arange(4))
     assert torch.equal(out, given_images)
     assert out.data_ptr() != given_images.data_ptr()
     assert augmenter(ALL).many(given_images[:0], keys()).shape == (0, 3, 20, 28)
@@ -122,7 +124,7 @@ def test_a_mirrored_image_is_its_mirror_image_exactly():
 @pytest.mark.parametrize("name", shipped())
 def test_shipped_recipes_never_mirror(name):
     for stage in load(name).stages:
-        matrices = augmenter(stage.augmentation).plan(draws(np.arange(200)), 64, 64).matrices
+        matrices = TrainingAugmenter(stage.augmentation).plan(draws(np.arange(200)), 64, 64).matrices
         assert matrices is None or (np.linalg.det(matrices[:, :2, :2]) > 0).all()
 
 

@@ -361,3 +361,20 @@ def test_numbers_are_kept_on_the_targets_step(ever: Everlearn, tmp_path: Path) -
 def test_init_refuses_a_backbone_that_is_none(ever: Everlearn, backbone: str) -> None:
     assert run(["init", str(ever.workspace), "--backbone", backbone, "--json"]) == 2
     assert not ever.workspace.exists()
+
+
+def test_what_a_recipe_does_to_images_is_shown_and_forgotten_with_them(labelled: Everlearn) -> None:
+    said = labelled("augment", "--recipe", "five-stage")
+    assert (said["augmented"], set(said["previews"])) == (
+        0, {"augmentation", "regularization", "fine_tuning", "polishing"},  # the first stage changes nothing
+    )  # fmt: skip
+    files = [labelled.workspace / key for key in said["previews"].values()]
+    assert all(cv2.imread(str(path)) is not None for path in files)
+    assert list(labelled("augment", "--recipe", "five-stage", "--stage", "polishing")["previews"]) == ["polishing"]
+    assert labelled("doctor")["mended"] == []  # a picture of samples is no stray sample
+    assert all(path.is_file() for path in files)
+    for words in (("--stage", "polishing"), ("--recipe", "five-stage", "--stage", "none"), ("--recipe", "none"),
+                  ("--recipe", "five-stage", "--copies", 1)):  # fmt: skip
+        labelled("augment", *words, code=2)
+    labelled("forget", "--label", "a")
+    assert not any(path.exists() for path in files)

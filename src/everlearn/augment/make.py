@@ -37,11 +37,13 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from everlearn.config import Augment
-    from everlearn.types import Image
+    from everlearn.types import Image, Store
     from everlearn.workspace import Workspace
 
 PREVIEW = f"{AUGMENTED}/preview.png"
 """The newest preview grid. It shows people's pictures, so it lies with the data, unseen by Git; `forget` removes it."""
+PREVIEWS = f"{AUGMENTED}/previews"
+"""Likewise, what a recipe's stages do to images: RECIPE_STAGE.jpg."""
 
 SET_ASIDE = "other_augmentation"
 """Why a copy is refused that the present settings would not make."""
@@ -265,7 +267,17 @@ def _decoded(workspace: Workspace, one: Sample) -> Decoded:
         ) from None
 
 
-# --- the preview --------------------------------------------------------------------------------------------------
+# --- the previews -------------------------------------------------------------------------------------------------
+
+
+def previews(store: Store) -> list[str]:
+    """The keys of all previews, whether they are there or not."""
+    return [PREVIEW, *store.keys(PREVIEWS)]
+
+
+def is_preview(key: str) -> bool:
+    """Whether a file is a preview, and therefore no sample."""
+    return key == PREVIEW or key.startswith(f"{PREVIEWS}/")
 
 
 def _preview(workspace: Workspace) -> str | None:

@@ -57,9 +57,13 @@ class Settings(Protocol):
     def cutmix(self) -> float: ...
 
 
-def augmenter(settings: Settings) -> TrainingAugmenter:
-    """What the settings ask for. Randomness is an argument of each call: a key for each image."""
-    return TrainingAugmenter(settings)
+def augmenter(settings: Settings) -> TrainingAugmenter | None:
+    """What the settings ask for; None where that is nothing. Randomness is an argument of each call: a key for each
+    image."""
+    moves = (settings.rotation, settings.shift, settings.scale, settings.flip)
+    looks = (settings.brightness, settings.contrast, settings.noise, settings.blur, settings.erase)
+    wanted = any((*moves, *looks, settings.mixup, settings.cutmix)) or settings.policy != "none"
+    return TrainingAugmenter(settings) if wanted else None
 
 
 @dataclass(frozen=True, slots=True)

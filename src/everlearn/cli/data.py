@@ -48,7 +48,7 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(dataset, name="dataset")
 
 
-LOOKS = (" status", " data", " review", " regressions", " models", " show", " history", " list", " diff")
+LOOKS = (" status", " data", " review", " regressions", " models", " show", " history", " list", " diff", " checklist")
 """Commands that change nothing, and so are not logged."""
 
 
@@ -264,16 +264,32 @@ def _ask(workspace: Any, waiting: list[Any], console: Console) -> int:
 def augment(
     context: Context,
     copies: Annotated[int | None, typer.Option(min=0, help="Copies of each image; default: augment.copies.")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe", metavar="R", help="Write no copies; show what the stages of this recipe do while they train."
+        ),
+    ] = None,
+    stage: Annotated[str | None, typer.Option(metavar="NAME", help="With --recipe: this stage alone.")] = None,
 ) -> Answer:
     """Write changed copies of the training images. And a preview grid. A copy joins only its parent's training side."""
     from everlearn import stages
 
+    if stage is not None and recipe is None:
+        raise BadInput("--stage is a stage of a recipe.", "Name the recipe too: --recipe five-stage")
+    if copies is not None and recipe is not None:
+        raise BadInput("--recipe writes no copies.", "Leave --copies or --recipe out.")
     workspace = opened(context)
+    if recipe is not None:
+        with workspace.lock():
+            shown = stages.preview(workspace, recipe, stage)
+        lines = [f"{name}: {workspace.where(key)}" for name, key in shown.items()]
+        return Answer({"augmented": 0, "preview": None, "previews": shown}, lines or ["No stage changes images."])
     with workspace.lock():
         result = stages.augment(workspace, context.obj, copies)
     lines = [f"Wrote {result.augmented} augmented images."]
     lines += [f"Preview: {result.preview}"] if result.preview else []
-    return Answer({"augmented": result.augmented, "preview": result.preview}, lines)
+    return Answer({"augmented": result.augmented, "preview": result.preview, "previews": {}}, lines)
 
 
 def data(

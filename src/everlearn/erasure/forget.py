@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from everlearn import faults, registry
-from everlearn.augment.make import PREVIEW
+from everlearn.augment.make import previews
 from everlearn.catalog import answers, labels, samples, snapshots, turns, versions
 from everlearn.catalog.tables import label_event, member, sample, sighting, version
 from everlearn.erasure.certificate import certify
@@ -262,7 +262,7 @@ def _erase(workspace: Workspace, ids: Sequence[SampleId], journal: Mapping[str, 
         places = {row["path"] for row in versions.deployments(tx) if row["version"] in journal["knowing"]}
     spare += [key for key in workspace.store.keys(EVALUATIONS) if key.startswith(f"{EVALUATIONS}/{OF_FILES}")]
     faults.point("forget.rows_erased")
-    for key in [*spare, PREVIEW]:
+    for key in [*spare, *previews(workspace.store)]:
         workspace.store.remove(key)
         faults.point("forget.file_removed")
     for folder in journal.get("folders", []):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from everlearn.augment.make import PREVIEW
+from everlearn.augment.make import is_preview
 from everlearn.catalog import answers, samples, snapshots, turns, versions
 from everlearn.catalog.samples import id_of
 from everlearn.catalog.tables import evaluation
@@ -114,7 +114,7 @@ def _strays(workspace: Workspace, progress: Progress, health: Health) -> dict[Sa
 
 
 def _ours(key: str) -> bool:
-    return key == PREVIEW or key.endswith("/.gitkeep")
+    return is_preview(key) or key.endswith("/.gitkeep")
 
 
 def _named(workspace: Workspace, keys: Collection[str]) -> set[str]:

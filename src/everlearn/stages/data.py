@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import sqlalchemy as sa
 
 from everlearn.catalog import labels, samples, turns, versions
+from everlearn.catalog.tables import sample
 from everlearn.collect.options import SourceOptions
 from everlearn.collect.sources import is_table, open_source
 from everlearn.collect.take import MOST_REFUSALS, Collected, take
 from everlearn.dataset.build import SUSPECT, side_of
-from everlearn.errors import BadInput, Missing
+from everlearn.errors import BadInput, Missing, TooFew
 from everlearn.evaluate import gates
 from everlearn.files import change
 from everlearn.label import automatic
@@ -28,6 +32,7 @@ from everlearn.validate import judge as judging
 
 if TYPE_CHECKING:
     from everlearn.augment.make import AugmentReport
+    from everlearn.catalog.samples import Sample
     from everlearn.collect.options import Source
     from everlearn.label.automatic import Labelling, Sure
     from everlearn.types import Member, Prediction, Progress, SampleId
@@ -35,6 +40,8 @@ if TYPE_CHECKING:
 
 LEAST_TAUGHT = 10
 """Examples to learn from that a class must have before labels of it, or in favour of it, are doubted."""
+PREVIEWED, ROWS = 2000, 8
+"""Images that a preview chooses from, and how many it shows."""
 NAMED = 20
 """Images named for each score that they pull down."""
 
@@ -328,3 +335,48 @@ def augment(workspace: Workspace, progress: Progress, copies: int | None = None)
 
     side = _side(workspace)
     return make(workspace, progress, side=lambda one: side(one.group_key), copies=copies)
+
+
+def preview(workspace: Workspace, recipe: str, stage: str | None = None) -> dict[str, str]:
+    """Show what a recipe's stages do to a few training images. Returns the picture's key for each stage that changes
+    them. Raises Missing, BadConfig, BadInput for a stage that is not there, TooFew without a labelled image."""
+    from everlearn.augment.make import PREVIEWS
+    from everlearn.augment.preview import jpeg
+    from everlearn.augment.training import augmenter
+    from everlearn.learn.features import images
+    from everlearn.learn.network.recipe import load
+    from everlearn.model.pixels import prepare
+
+    chosen = load(recipe)
+    names = [one.name for one in chosen.stages]
+    if stage is not None and stage not in names:
+        raise BadInput(f"The recipe {chosen.name} has no stage {stage}.", f"It has: {', '.join(names)}.")
+    shown = _shown(workspace)
+    pixels = prepare(images(workspace, [one.id for one in shown]), chosen.size)  # (N, S, S, 3)
+    found = {}
+    for one in chosen.stages:
+        changes = augmenter(one.augmentation)
+        if changes is not None and stage in (None, one.name):
+            found[one.name] = f"{PREVIEWS}/{chosen.name}_{one.name}.jpg"
+            picture = jpeg(changes, pixels, [each.label or "" for each in shown])
+            workspace.store.put(found[one.name], io.BytesIO(picture))
+    return found
+
+
+def _shown(workspace: Workspace) -> list[Sample]:
+    """A few labelled images of the training side, of as many labels as may be, in order of label."""
+    side = _side(workspace)
+    ready = sa.and_(
+        sample.c.status.in_(("labelled", "learned")), sample.c.kind == "image", sample.c.parent_id.is_(None)
+    )
+    with workspace.catalog.read() as tx:
+        first = islice((one for batch in samples.batches(tx, ready) for one in batch), PREVIEWED)
+        training = [one for one in first if side(one.group_key) == "train"]
+    if not training:
+        raise TooFew("No labelled image is on the training side.", "Collect and label some: everlearn collect SRC")
+    turn: Counter[str | None] = Counter()
+    order = []
+    for one in training:  # the first of each label, then the second of each ...
+        turn[one.label] += 1
+        order.append((turn[one.label], one.label or "", one))
+    return [one for _, _, one in sorted(sorted(order, key=itemgetter(0, 1))[:ROWS], key=itemgetter(1, 0))]
