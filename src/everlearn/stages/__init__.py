@@ -14,7 +14,7 @@ import importlib
 from typing import Any
 
 _ROOMS = {
-    "collect": "data", "gather": "data", "validate": "data", "label": "data", "augment": "data",
+    "collect": "data", "gather": "data", "validate": "data", "label": "data", "augment": "data", "preview": "data",
     "anything_new": "teach", "nothing_new": "teach", "basis": "standing", "learn": "teach",
     "evaluate": "prove", "compare": "prove", "registered": "answering", "Evaluated": "prove", "Validated": "data",
     "predict": "predicting", "feedback": "use", "deploy": "use", "export": "use",
