@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from everlearn.errors import BadInput, TooFew
 from everlearn.learn.network.continual.method import Method
@@ -107,6 +107,33 @@ class Quiet:
 
 
 QUIET = Quiet()
+
+
+class Watches:
+    """Several at once. One that asks to stop is enough."""
+
+    def __init__(self, *watches: Watch) -> None:
+        self._watches = watches
+
+    def begin(self, stage: Stage, facts: dict[str, Any]) -> None:
+        for one in self._watches:
+            one.begin(stage, facts)
+
+    def step(self, epoch: int, step: int, steps: int, loss: float, learning_rate: float) -> None:
+        for one in self._watches:
+            one.step(epoch, step, steps, loss, learning_rate)
+
+    def epoch(self, found: Epoch) -> bool | None:
+        asked = [one.epoch(found) for one in self._watches]  # each is told
+        return any(asked)
+
+    def end(self, found: Fit) -> None:
+        for one in self._watches:
+            one.end(found)
+
+    def say(self, text: str) -> None:
+        for one in self._watches:
+            one.say(text)
 
 
 Keep = Callable[[Callable[[], dict[str, Any]], bool], None]
@@ -386,10 +413,18 @@ def _right(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _average(network: nn.Module, decay: float) -> AveragedModel | None:
-    """An exponential moving average of the weights, norms' statistics among them (Polyak & Juditsky 1992)."""
+    """An exponential moving average of the weights, norms' statistics among them (Polyak & Juditsky 1992). Its decay
+    rises to what was asked for, so that the first steps do not weigh for ever."""
     if not decay:
         return None
-    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
+
+    def mean(average: Tensor, now: Tensor, steps: Tensor | int) -> Tensor:
+        count = float(steps)
+        if not average.is_floating_point():  # a norm's count of batches
+            return now
+        return average.lerp(now, 1 - min(decay, (1 + count) / (10 + count)))
+
+    return AveragedModel(network, avg_fn=mean, use_buffers=True)  # type: ignore[arg-type]
 
 
 def _copy(network: nn.Module) -> Weights:

@@ -7,7 +7,8 @@ its documentation, wherever it is shown.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -153,8 +154,15 @@ class Recipe(Section):
         return self
 
     def quick(self, epochs_per_stage: int = 1) -> Recipe:
-        """The same recipe with so few epochs in each stage, and every stage trained: a test run."""
-        stages = tuple(stage.model_copy(update={"epochs": epochs_per_stage}) for stage in self.stages)
+        """The same recipe with so few epochs in each stage, and every stage trained: a test run. Warm-ups shrink with
+        the epochs."""
+
+        def short(stage: Stage) -> Stage:
+            warm = stage.schedule.warmup_epochs * min(1.0, epochs_per_stage / stage.epochs)
+            schedule = stage.schedule.model_copy(update={"warmup_epochs": warm})
+            return stage.model_copy(update={"epochs": epochs_per_stage, "schedule": schedule})
+
+        stages = tuple(short(stage) for stage in self.stages)
         return self.model_copy(update={"stages": stages, "improvement_threshold": -1.0})
 
 
@@ -186,6 +194,48 @@ def load(recipe: Recipe | str | Path | Mapping[str, Any]) -> Recipe:
     if not isinstance(values, dict):
         raise BadConfig(f"{where} holds no settings.", "Begin with `name:` and `stages:`; see docs/training.md.")
     return _checked(values, where)
+
+
+def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+    """The same recipe with these fields changed: `size=96`, `stages.0.optimizer.learning_rate=0.01`,
+    `stages.augmentation.epochs=5`, `stages.*.batch_size=64`. Raises BadConfig for a field or value that cannot be."""
+    if not changes:
+        return recipe
+    values: Any = json.loads(recipe.model_dump_json())
+    for change in changes:
+        path, equals, text = change.partition("=")
+        if not equals:
+            raise BadConfig(f"{change!r} is no change.", "Write FIELD=VALUE, as stages.0.epochs=5.")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        _set(values, path.split("."), value, path)
+    return _checked(values, "The recipe")
+
+
+def _set(values: Any, path: Sequence[str], value: Any, whole: str) -> None:
+    for place in _places(values, path[0]):
+        inside = values[place] if isinstance(values, list) or place in values else None
+        if len(path) > 1 and isinstance(inside, dict | list):
+            _set(inside, path[1:], value, whole)
+        elif len(path) == 1 and isinstance(values, dict) and place in values:
+            values[place] = value
+        else:
+            known = ", ".join(values) if isinstance(values, dict) else "the stages' names"
+            raise BadConfig(f"A recipe has no field {whole}.", f"There: {known}.")
+
+
+def _places(values: Any, name: str) -> list[Any]:
+    """Of a list of stages: all for `*`, by number from 0, or by name."""
+    if not isinstance(values, list):
+        return [name]
+    if name == "*":
+        return list(range(len(values)))
+    found = [at for at, one in enumerate(values) if name in (str(at), one.get("name"))]
+    if not found:
+        raise BadConfig(f"There is no stage {name}.", f"There: {', '.join(one['name'] for one in values)}.")
+    return found
 
 
 def _checked(values: Mapping[str, Any], where: str) -> Recipe:

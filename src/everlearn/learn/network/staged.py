@@ -94,9 +94,9 @@ class Trained:
 class Job:
     """What to train, and where its files go.
 
-    about: goes into each stage's file, so that it can be used by itself: network, classes, size, task. fingerprint: what
-    must be the same for a run to go on: the recipe and the data. warm: whether the network has learned before, so that
-    its own weights are kept where no stage is better.
+    about: goes into each stage's file, so that it can be used by itself: network, classes, size, task. fingerprint:
+    what must be the same for a run to go on: the recipe and the data. warm: whether the network has learned before, so
+    that its own weights are kept where no stage is better.
     """
 
     recipe: Recipe
