@@ -132,6 +132,24 @@ class Augment(Section):
     )
     erase: float = Field(0.0, ge=0, lt=1, description="Area of one erased rectangle, as a share of the image.")
     flip: bool = Field(False, description="Mirror half of the copies. It changes what digits, text and signs mean.")
+    bend: float = Field(
+        0.0,
+        ge=0,
+        le=0.3,
+        description="Where there is a face: how far its landmarks move, as a share of the distance between the eyes; "
+        "the face bends with them. It needs landmarks.",
+    )
+    landmarks: str | None = Field(
+        None,
+        description="What finds the landmarks of faces: the path of YuNet's ONNX file; a relative one lies beside "
+        "everlearn.yaml.",
+    )
+
+    @model_validator(mode="after")
+    def _finds_what_it_bends(self) -> Augment:
+        if self.bend and not self.landmarks:
+            raise ValueError(f"bend {self.bend:g} needs landmarks: the path of YuNet's ONNX file")
+        return self
 
 
 class Target(Section):

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -128,6 +129,8 @@ def test_real_faces_are_found_aligned_and_bent(shared, weights):
     find = Finder(path)
     pictures = [decode(sorted(one.glob("*.jpg"))[0].read_bytes()).pixels for one in sorted(people.iterdir())]
     assert find(np.zeros((120, 160, 3), np.uint8)) is None
+    large = cv2.resize(pictures[0], None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)
+    assert np.abs((find(large) + 0.5) / 4 - 0.5 - find(pictures[0])).mean() < 2
     for number, picture in enumerate(pictures):
         landmarks = find(picture)
         assert landmarks is not None and landmarks[0, 0] < landmarks[1, 0]

@@ -5,12 +5,12 @@ import sys
 import numpy as np
 import pytest
 
-from everlearn.augment.make import PREVIEW, SET_ASIDE, augment, children
+from everlearn.augment.make import PREVIEW, SET_ASIDE, augment, children, source_of
 from everlearn.catalog import labels, samples, snapshots
 from everlearn.catalog.tables import sample
 from everlearn.config import Augment, Config, Dataset
 from everlearn.dataset.build import build, side_of
-from everlearn.errors import BadConfig, Corrupt
+from everlearn.errors import BadConfig, Corrupt, Missing
 from everlearn.files import change
 from everlearn.image import decode
 from everlearn.label.person import say
@@ -269,3 +269,37 @@ def test_a_copy_is_never_copied(workspace):
     assert not parents & {one.id for one in copies(workspace)}
     run(workspace, settings=Augment(rotation=5))
     assert all(everything(workspace)[one.parent_id].parent_id is None for one in copies(workspace))
+
+
+def test_bent_faces_are_copies_like_others(shared, tmp_path):
+    weights, people = shared / "weights" / "yunet_n_dynamic.onnx", shared / "data" / "lfw_10x10" / "images"
+    if not weights.is_file() or not people.is_dir():
+        pytest.skip(f"no YuNet weights ({weights}) or no faces ({people})")
+    workspace = make_workspace(tmp_path, 1, ("a", "b"), Config(dataset=Dataset(test=0.0, validation=0.0)))
+    face = sorted(people.glob("*/*.jpg"))[0].read_bytes()
+    parent = add_image(workspace, face, "a", "jpg")
+    nothing = dict.fromkeys(("rotation", "shift", "brightness", "contrast", "noise", "blur"), 0)
+    bends = Augment(**nothing, bend=0.1, landmarks=str(weights))
+    assert run(workspace, settings=bends, copies=2).augmented == 2  # of the face alone: the others show none
+    assert {one.parent_id for one in copies(workspace)} == {parent.id}
+    original = decode(face).pixels.astype(int)
+    for one in copies(workspace):
+        changed = np.abs(decode(data(workspace, one.key)).pixels - original).mean()
+        assert 0.5 < changed < 40
+    before = files(workspace)
+    assert run(workspace, settings=bends, copies=2).augmented == 0
+    assert files(workspace) == before
+    missing = Augment(bend=0.1, landmarks="none.onnx")
+    with pytest.raises(Missing, match=r"none\.onnx"):
+        run(workspace, settings=missing)
+    assert files(workspace) == before
+
+
+def test_bending_needs_what_finds_landmarks():
+    with pytest.raises(ValueError, match="landmarks"):
+        Augment(bend=0.1)
+
+
+def test_settings_that_bend_nothing_leave_older_copies_alone():
+    assert source_of(Augment(), 0) == source_of(Augment(landmarks="yunet.onnx"), 0) == "augment c2996e6da0b28b9d 0"
+    assert source_of(Augment(bend=0.1, landmarks="yunet.onnx"), 0) != source_of(Augment(), 0)

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from scipy.interpolate import RBFInterpolator
 
 from everlearn.augment.transforms import BORDER, Points
 from everlearn.errors import BadInput, Missing
+from everlearn.image import thumbnail
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from scipy.interpolate import RBFInterpolator
 
     from everlearn.types import Image
 
@@ -29,6 +30,8 @@ TEMPLATE: Points = np.array(
 )
 """Where the landmarks lie in an aligned face of 112 x 112 pixels: ArcFace (Deng et al., 2019, arXiv:1801.07698)."""
 TEMPLATE_SIDE = 112
+LONGEST = 640
+"""Pixels of the longer side that a face is looked for in; a larger image is made smaller for it."""
 _STEP = 4  # pixels between the places where a spline is worked out; between them it is as good as straight
 
 
@@ -83,6 +86,8 @@ class Bend:
 
 def _spline(height: int, width: int, now: Points, before: Points) -> RBFInterpolator:
     """From a place in the bent image to where its pixel comes from."""
+    from scipy.interpolate import RBFInterpolator
+
     right, bottom = width - 1, height - 1
     frame = [
         (x, y) for x in (0, right / 2, right) for y in (0, bottom / 2, bottom) if (x, y) != (right / 2, bottom / 2)
@@ -133,14 +138,15 @@ class Finder:
 
     def __call__(self, image: Image) -> Points | None:
         """(H, W, 3) RGB -> (5, 2) landmarks of the largest face; None where there is no face."""
-        height, width = image.shape[:2]
+        small = thumbnail(image, LONGEST)
         with self._turn:
-            self._net.setInputSize((width, height))
-            _, faces = self._net.detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+            self._net.setInputSize((small.shape[1], small.shape[0]))
+            _, faces = self._net.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
         if faces is None or not len(faces):
             return None
         largest = max(faces, key=lambda face: float(face[2] * face[3]))  # x, y, width, height, 5 landmarks, confidence
-        return np.asarray(largest[4:14], np.float64).reshape(5, 2)
+        found = np.asarray(largest[4:14], np.float64).reshape(5, 2)
+        return (found + 0.5) * (np.array(image.shape[1::-1]) / small.shape[1::-1]) - 0.5
 
 
 def _five(landmarks: Points) -> Points:

@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +23,8 @@ import sqlalchemy as sa
 
 from everlearn import faults
 from everlearn.augment import preview
-from everlearn.augment.transforms import Transform, apply, chain, generator
+from everlearn.augment.landmarks import Bend, Finder
+from everlearn.augment.transforms import Points, Transform, apply, chain, generator
 from everlearn.catalog import labels, samples
 from everlearn.catalog.samples import Sample, id_of
 from everlearn.catalog.tables import label_event, sample
@@ -77,24 +79,26 @@ def augment(
     """Bring the copies of all labelled images on the training side into step with the settings.
 
     side: gives "train" for a sample on the training side; no other is copied. copies, settings: instead of the
-    configuration's. Raises BadConfig where no strength is above 0; Corrupt where an image cannot be decoded.
+    configuration's. Raises BadConfig where no strength is above 0; Corrupt where an image cannot be decoded; Missing
+    and BadInput for the weights that find landmarks.
     """
     settings = settings or workspace.config.augment
     copies = settings.copies if copies is None else copies
     transforms = chain(settings)
-    if copies and not transforms:
+    if copies and not transforms and not settings.bend:
         raise BadConfig(
             "augment: every strength is 0, so copies would be no different.", "Raise one, or set copies: 0."
         )
+    alter = _Altering(transforms, settings.bend, _finder(workspace, settings) if copies else None)
     wanted = {source_of(settings, copy): copy for copy in range(copies)}
     relabelled, set_aside, restored = _follow(workspace, set(wanted))
-    made = _make(workspace, progress, side, wanted, transforms)
+    made = _make(workspace, progress, side, wanted, alter)
     return AugmentReport(made, relabelled, set_aside, restored, _preview(workspace))
 
 
 def source_of(settings: Augment, copy: int) -> str:
     """The source of a copy's row: it tells which settings made it, and the how-manieth copy it is."""
-    values = settings.model_dump(exclude={"copies"})
+    values = settings.model_dump(exclude={"copies"} if settings.bend else {"copies", "bend", "landmarks"})
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
     return f"augment {digest[:16]} {copy}"
 
@@ -164,12 +168,35 @@ def _say(tx: Connection, pairs: Iterable[tuple[SampleId, str | None]]) -> list[S
 # --- the copies that are missing ----------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Altering:
+    """bend: of faces, where `find` finds one."""
+
+    transforms: tuple[Transform, ...]
+    bend: float
+    find: Callable[[Image], Points | None] | None
+
+    def of(self, image: Image) -> tuple[tuple[Transform, ...], Points | None]:
+        """What happens to an image, and the points that it needs to know."""
+        landmarks = self.find(image) if self.find is not None else None
+        if landmarks is None:
+            return self.transforms, None
+        return (Bend(self.bend), *self.transforms), landmarks
+
+
+def _finder(workspace: Workspace, settings: Augment) -> Finder | None:
+    """Raises Missing, BadInput where the weights are not there, or none."""
+    if not settings.bend or settings.landmarks is None:
+        return None
+    return Finder(workspace.root / Path(settings.landmarks).expanduser())
+
+
 def _make(
     workspace: Workspace,
     progress: Progress,
     side: Callable[[Sample], str],
     wanted: dict[str, int],
-    transforms: tuple[Transform, ...],
+    alter: _Altering,
 ) -> int:
     ready = sa.and_(
         sample.c.status.in_(("labelled", "learned")), sample.c.kind == "image", sample.c.parent_id.is_(None)
@@ -185,7 +212,7 @@ def _make(
 
             def missing(parent: Sample, there: set[tuple[str | None, str]] = there) -> list[Sample]:
                 lacking = {source: copy for source, copy in wanted.items() if (parent.id, source) not in there}
-                return list(_stored(workspace, parent, lacking, transforms)) if lacking else []
+                return list(_stored(workspace, parent, lacking, alter)) if lacking else []
 
             new = [child for found in pool.map(missing, parents) for child in found]
             made += _keep(workspace, new, set(wanted)) if new else 0
@@ -193,14 +220,13 @@ def _make(
     return made
 
 
-def _stored(
-    workspace: Workspace, parent: Sample, lacking: dict[str, int], transforms: tuple[Transform, ...]
-) -> Iterator[Sample]:
+def _stored(workspace: Workspace, parent: Sample, lacking: dict[str, int], alter: _Altering) -> Iterator[Sample]:
     """Copies of one image, their files already in the store."""
     original = _decoded(workspace, parent)
+    transforms, points = alter.of(original.pixels)
     ext, encode = ("jpg", _jpeg) if original.format == "jpeg" else ("png", encode_png)
     for source, copy in lacking.items():
-        pixels, _ = apply(transforms, original.pixels, None, generator(parent.id, copy))
+        pixels, _ = apply(transforms, original.pixels, points, generator(parent.id, copy))
         if np.array_equal(pixels, original.pixels):
             continue
         data = encode(pixels)
