@@ -13,9 +13,9 @@ from sklearn.naive_bayes import GaussianNB
 from everlearn.errors import BadInput
 from everlearn.evaluate.fivebytwo import compare_estimators, five_by_two
 
-# Accuracies of mlxtend.evaluate.{paired_ttest,combined_ftest}_5x2cv(DecisionTreeClassifier(max_depth=8, random_state=0),
-# GaussianNB(), first 400 of load_digits, random_seed=1); it answered t = -2.157263131609493 (its difference is the
-# other way round), p = 0.0834751479563997, and f = 7.125603864734285, p = 0.021346200008552526.
+# Accuracies of mlxtend.evaluate.{paired_ttest,combined_ftest}_5x2cv(DecisionTreeClassifier(max_depth=8,
+# random_state=0), GaussianNB(), first 400 of load_digits, random_seed=1); it answered t = -2.157263131609493 (its
+# difference is the other way round), p = 0.0834751479563997, and f = 7.125603864734285, p = 0.021346200008552526.
 TREE = [0.805, 0.805, 0.765, 0.75, 0.795, 0.75, 0.75, 0.745, 0.81, 0.705]
 BAYES = [0.89, 0.905, 0.885, 0.825, 0.865, 0.865, 0.84, 0.91, 0.865, 0.835]
 

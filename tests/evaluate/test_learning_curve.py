@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -53,7 +55,7 @@ def test_parts_grow_hold_each_other_and_split_no_group() -> None:
     rows = np.arange(20, 300)
     parts = nested(labels, groups, rows, [0.1, 0.25, 0.5, 1.0], seed=5)
     assert parts[-1].tolist() == rows.tolist()
-    for part, more in zip(parts, parts[1:], strict=False):
+    for part, more in pairwise(parts):
         assert set(part) < set(more)
     for part, share in zip(parts, [0.1, 0.25, 0.5, 1.0], strict=True):
         inside = set(groups[part])

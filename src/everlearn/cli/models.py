@@ -1,4 +1,4 @@
-"""Commands about models: learn, evaluate, compare, predict, feedback, regressions, models, deploy, promote, rollback,
+"""Commands about models: learn, evaluate, predict, feedback, regressions, models, deploy, promote, rollback,
 history."""
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Model = Annotated[
 
 
 def add_to(app: typer.Typer) -> None:
-    for command in (learn, evaluate, compare, predict, feedback, regressions, deploy, promote, rollback, history):
+    for command in (learn, evaluate, predict, feedback, regressions, deploy, promote, rollback, history):
         app.command(command.__name__)(command)
     app.add_typer(models, name="models")
 
@@ -61,30 +61,6 @@ def evaluate(context: Context, model: Model = None) -> Answer:
     with workspace.lock():
         result = stages.evaluate(workspace, model, context.obj)
     return Answer(result.values, result.lines(), code=0 if result.passed else 1)
-
-
-def compare(
-    context: Context,
-    a: Annotated[str, typer.Argument(metavar="A", help="The model that stands: alias, version or .onnx file.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="The model that would replace it.")],
-) -> Answer:
-    """Compare two models on the same test images. Is B better than A? McNemar's exact test and a bootstrap interval."""
-    from everlearn import stages
-
-    workspace = opened(context)
-    found = stages.compare(workspace, a, b, context.obj)
-    low, high = found.interval
-    lines = [
-        f"{b} is {found.verdict} than {a}."
-        if found.verdict in ("better", "worse")
-        else f"{b} and {a}: {found.verdict}.",
-        f"difference {found.difference:+.4f}, interval {low:+.4f} to {high:+.4f}, p = {found.p_value:.3g}",
-        f"{found.n} test images: {found.gained} gained, {found.lost} lost",
-    ]
-    if found.needed:
-        lines.append(f"About {found.needed} more test images would decide.")
-    lines += [f"harm: {veto.kind} {veto.name} {veto.difference:+.3f} (p = {veto.p_value:.3g})" for veto in found.vetoes]
-    return Answer({"a": a, "b": b, **found.to_json()}, lines)
 
 
 def predict(
@@ -218,14 +194,19 @@ def models_export(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to copy the bundle to.")],
     model: Model = None,
     sums: Annotated[bool, typer.Option("--sums", help="Also the exact memory's sums (personal data).")] = False,
+    form: Annotated[
+        str, typer.Option("--format", metavar="onnx|pt|h5", help="The whole bundle, or a network's weights alone.")
+    ] = "onnx",
+    int8: Annotated[bool, typer.Option("--int8", help="Also a network in int8, and what that costs.")] = False,
 ) -> Answer:
-    """Copy a version's bundle. The ONNX file, the head, the classes, the card."""
+    """Copy a version's bundle. The ONNX file, the head, the classes, the card; or a network for torch or Keras."""
     from everlearn import stages
 
     workspace = opened(context)
     with workspace.lock():
-        version, written = stages.export(workspace, model, out, sums, context.obj)
-    return Answer({"models": [version.name], "files": [str(p) for p in written]}, [str(path) for path in written])
+        done = stages.export(workspace, model, out, context.obj, sums=sums, form=form, int8=int8)
+    values = {"models": [done.version.name], "files": [str(path) for path in done.files]}
+    return Answer({**values, "int8": done.int8 and done.int8.to_json()}, done.lines())
 
 
 def deploy(

@@ -30,9 +30,9 @@ REPEATS, HALVES = 5, 2
 
 @dataclass(frozen=True, slots=True)
 class FiveByTwo(Result):
-    """The answer. difference: mean of the ten, second minus first, positive: the second is better; interval: of it, 95 %
-    (corrected as in `folds`); p_value: of the F test, which decides; dietterich: p of the t test. first, second: mean
-    scores; n: samples."""
+    """The answer. difference: mean of the ten, second minus first, positive: the second is better; interval: its 95 %
+    interval (corrected as in `folds`); p_value: of the F test, which decides; dietterich: p of the t test. first,
+    second: mean scores; n: samples."""
 
     verdict: Literal["better", "worse", "undecided"]
     difference: float

@@ -123,8 +123,8 @@ def summary(
 
 
 def corrected(values: Floats, test_over_train: float, level: float = LEVEL) -> tuple[float, float, float, float]:
-    """(mean, low, high, p) of the scores of folds, or of two models' differences in them: the corrected resampled t-test
-    (Nadeau & Bengio 2003; Bouckaert & Frank 2004 for repeated folds). p: two-sided, that the mean is 0.
+    """(mean, low, high, p) of the scores of folds, or of two models' differences in them: the corrected resampled
+    t-test (Nadeau & Bengio 2003; Bouckaert & Frank 2004 for repeated folds). p: two-sided, that the mean is 0.
 
     values: (J,). test_over_train: n_test / n_train, which is 1 / (k - 1) of k folds.
     """

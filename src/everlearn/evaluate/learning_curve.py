@@ -60,7 +60,7 @@ class PowerLaw(Result):
 
 @dataclass(frozen=True, slots=True)
 class Point(Result):
-    """samples: to learn from; score: mean over the curves (accuracy, or mean absolute error); deviation: between them."""
+    """samples: learned from; score: mean over the curves, accuracy or mean absolute error; deviation: between them."""
 
     samples: int
     score: float
@@ -143,9 +143,9 @@ def learning_curve(
     sizes: Floats | Sequence[float], errors: Floats | Sequence[Sequence[float]], *, samples: int, tested: int,
     measure: str = "accuracy", target: float | None = None, seed: int = 0,
 ) -> LearningCurve:  # fmt: skip
-    """The curve and its law. sizes: (S,) training samples, ascending; errors: (U, S) of U curves, one for each fold: 1 -
-    accuracy, or the mean absolute error. samples: all there are; tested: samples that one curve was tested on; target:
-    a score to be reached. Raises BadInput for fewer than three sizes or an error that is no number."""
+    """The curve and its law. sizes: (S,) training samples, ascending; errors: (U, S) of U curves, one for each fold:
+    1 - accuracy, or the mean absolute error. samples: all there are; tested: samples that one curve was tested on;
+    target: a score to be reached. Raises BadInput for fewer than three sizes or an error that is no number."""
     n, found = np.asarray(sizes, np.float64), np.atleast_2d(np.asarray(errors, np.float64))
     if n.size < LEAST_POINTS or found.shape[1:] != n.shape or not np.isfinite(found).all():
         raise BadInput(
@@ -156,7 +156,7 @@ def learning_curve(
     best = PowerLaw(*(float(v) for v in law))
     value = best.error(samples) - best.error(2 * samples)
     drawn, widen = _resampled(found, tested, measure, seed)
-    a, b, c = _fit(n, drawn, measure).T
+    a, b, _ = _fit(n, drawn, measure).T
     gains = a * (float(samples) ** -b - float(2 * samples) ** -b)
     low, high = np.quantile(gains, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     gain = Figure(value, max(0.0, value - widen * max(0.0, value - low)), value + widen * max(0.0, high - value))
@@ -201,7 +201,8 @@ def _resampled(errors: Floats, tested: int, measure: str, seed: int) -> tuple[Fl
     """(B, S) mean errors as they might have come out, and how much wider than their spread an interval must be.
 
     Of four curves or more, whole curves are drawn. Of fewer, the noise is that of counting (an error e on n samples
-    varies by e (1 - e) / n), times what the curves show beyond it, pooled over all sizes (McCullagh & Nelder 1989, 4.5).
+    varies by e (1 - e) / n), times what the curves show beyond it, pooled over all sizes (McCullagh & Nelder 1989,
+    4.5).
     """
     from scipy.stats import norm, t
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from everlearn.errors import BadInput
 from everlearn.evaluate import plots
+from everlearn.evaluate.checklist import Item
 from everlearn.evaluate.compare import Comparison
 from everlearn.evaluate.figures import Result, plain
 from everlearn.evaluate.forgetting import Forgetting
@@ -53,7 +54,7 @@ class Report(Result):
 
     versions: names of the versions in `forgetting`, oldest first. joint_forgetting: the forgetting of a model trained
     on everything at once. regressions: reported mistakes -> answered right. unknown: where
-    that is an answer. lineage: what the model comes from; keys
+    that is an answer. checklist: what was done before the model is trusted. lineage: what the model comes from; keys
     that `words` knows are translated. pixels: thumbnails' sources by sample id, for any id named in the report.
     """
 
@@ -72,6 +73,7 @@ class Report(Result):
     unknown: OpenSet | None = None
     data: Sequence[DataScore] = ()
     data_gates: Mapping[str, Gate] = field(default_factory=dict)
+    checklist: Sequence[Item] = ()
     lineage: Mapping[str, Scalar] = field(default_factory=dict)
     pixels: Mapping[SampleId, Image] = field(default_factory=dict)
 

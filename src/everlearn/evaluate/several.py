@@ -1,5 +1,5 @@
 """Several models against one baseline, on the same images: with each further comparison one more may seem better by
-chance, so the p-values are corrected by Holm's step-down (Holm 1979), which bounds the chance that any verdict is wrong.
+chance, so the p-values are corrected by Holm's step-down (Holm 1979), which bounds the chance of any wrong verdict.
 
 Each comparison has alpha / m of the error, m the number of comparisons. Where Holm's procedure rejects equality at a
 later step, that comparison is judged with its step's larger share: its interval then holds 1 - alpha / (m - step).

@@ -2,10 +2,12 @@
 
 `data`: collect, validate, label, augment. `teach`: learning; `learners`: what
 can learn; `standing`: the basis and the live memory. `answering`: which model is meant, and what
-it answers. `prove`: evaluation and comparison. `predicting`: answers. `extracting`: features for other programs.
-`summing`: sums over more images than a workspace should hold.
+it answers. `prove`: evaluation; `comparing`: which model is better. `predicting`: answers. `extracting`: features for
+other programs. `summing`: sums over more images than a workspace should hold.
+`subjects`: ways of learning that experiments try, `trying` a recipe among them; `crossvalidating`: cross-validation,
+learning curves, 5x2 cv. `analysing`: stages and runs beside each other. `checking`: the experiment checklist.
 `use`: feedback, deployment, drift. `ensembles`: several models as one version. `watching`: when to turn.
-`care`: what is going on, and what a crash left behind.
+`care`: what is going on, and what a crash left behind. `exporting`: a version for other programs.
 """
 
 from __future__ import annotations
@@ -16,8 +18,11 @@ from typing import Any
 _ROOMS = {
     "collect": "data", "gather": "data", "validate": "data", "label": "data", "augment": "data", "preview": "data",
     "anything_new": "teach", "nothing_new": "teach", "basis": "standing", "learn": "teach",
-    "evaluate": "prove", "compare": "prove", "registered": "answering", "Evaluated": "prove", "Validated": "data",
-    "predict": "predicting", "feedback": "use", "deploy": "use", "export": "use",
+    "evaluate": "prove", "registered": "answering", "Evaluated": "prove", "Validated": "data",
+    "compare": "comparing", "compare_all": "comparing", "compare_ways": "crossvalidating",
+    "crossval": "crossvalidating", "curve": "crossvalidating", "checklist": "checking",
+    "analyze": "analysing", "listed": "analysing",
+    "predict": "predicting", "feedback": "use", "deploy": "use", "export": "exporting",
     "ensemble": "ensembles",
     "status": "care", "doctor": "care", "Watcher": "watching",
 }  # fmt: skip

@@ -33,6 +33,7 @@ from everlearn.learn.exact.openset import curve
 from everlearn.learn.features import images
 from everlearn.naming import escape, is_class, render_model_name
 from everlearn.stages.answering import Answerer, Named, answerer, named
+from everlearn.stages.checking import checklist
 from everlearn.stages.data import data_gates
 from everlearn.workspace import EVALUATIONS
 
@@ -95,7 +96,7 @@ def _about_unknown(found: Mapping[str, Any]) -> list[str]:
 
 
 @dataclass(slots=True)
-class _Test:
+class Test:
     """The test side, and one model's answers to it. right: (N,); error: (N,) absolute, for `regress`."""
 
     members: list[Member]
@@ -112,16 +113,16 @@ def evaluate(workspace: Workspace, model: str | None, progress: Progress) -> Eva
     version = chosen.version
     with workspace.catalog.read() as tx:
         champion = versions.champion(tx)
-    snapshot, members = _sides(workspace)
+    snapshot, members = sides(workspace)
     own = answerer(workspace, chosen)
-    test = _test(workspace, own, members, progress)
+    test = tested(workspace, own, members, progress)
     strangers = _unknown(workspace, own, chosen, snapshot, test, progress)
     reigns = champion is not None and chosen.file is None and champion.name == version.name
     rival = None if reigns else champion
     comparison = None
     if rival is not None:
-        other = _test(workspace, answerer(workspace, rival), members, progress)
-        comparison = _compared(workspace, other, test, _looks(workspace, chosen))
+        other = tested(workspace, answerer(workspace, rival), members, progress)
+        comparison = paired(workspace, other, test, _looks(workspace, chosen))
     cases = _cases(workspace, own, progress)
     history, names = ([], []) if chosen.file else _history(workspace, version, own.known, test, progress)
     past = forgetting(history, _images_per_class(members)) if workspace.config.task == "classify" else None
@@ -163,24 +164,18 @@ def evaluate(workspace: Workspace, model: str | None, progress: Progress) -> Eva
         "memory_digest": version.memory_digest,
         "model_digest": version.model_digest,
     }
+    if chosen.file is None:
+        report = replace(report, checklist=checklist(workspace, values))
     values["report"] = _keep(workspace, chosen, snapshot, report, values, rival)
     return Evaluated(values, decision, not gates.failed(found))
 
 
-def compare(workspace: Workspace, a: str, b: str, progress: Progress) -> Comparison:
-    """Paired comparison of two models on the newest test side; b would replace a."""
-    first, second = (answerer(workspace, named(workspace, model)) for model in (a, b))
-    _, members = _sides(workspace)
-    before, after = (_test(workspace, model, members, progress) for model in (first, second))
-    return _compared(workspace, before, after, look=1)
-
-
 def test_side(workspace: Workspace) -> list[Member]:
     """What models are tested on. Raises Missing without a snapshot, TooFew without a test image."""
-    return _sides(workspace)[1]
+    return sides(workspace)[1]
 
 
-def _sides(workspace: Workspace) -> tuple[Snapshot, list[Member]]:
+def sides(workspace: Workspace) -> tuple[Snapshot, list[Member]]:
     with workspace.catalog.read() as tx:
         snapshot = snapshots.latest(tx)
         if snapshot is None:
@@ -209,7 +204,7 @@ def _looks(workspace: Workspace, chosen: Named) -> int:
     return len(judged | {chosen.name})
 
 
-def _test(workspace: Workspace, model: Answerer, members: Sequence[Member], progress: Progress) -> _Test:
+def tested(workspace: Workspace, model: Answerer, members: Sequence[Member], progress: Progress) -> Test:
     ids = [one.id for one in members]
     table = model.table(ids, progress)
     with workspace.catalog.read() as tx:
@@ -220,16 +215,16 @@ def _test(workspace: Workspace, model: Answerer, members: Sequence[Member], prog
         values = table[:, 0].astype(np.float64)
         metrics = regression(wanted, values, cameras=cameras, ids=ids, groups=groups)
         error = np.abs(values - wanted)
-        return _Test(list(members), groups, metrics, error <= workspace.config.learn.target.step, error)
+        return Test(list(members), groups, metrics, error <= workspace.config.learn.target.step, error)
     labels = [one.label for one in members]
     names: tuple[str | None, ...] = (*model.known, None) if model.open_set else model.classes
     said = [names[column] for column in table.argmax(axis=1)]
     found = Answers(labels, said, table, model.known, cameras, ids, groups)
-    return _Test(list(members), groups, classification(found), found.right, None)
+    return Test(list(members), groups, classification(found), found.right, None)
 
 
 def _unknown(
-    workspace: Workspace, model: Answerer, chosen: Named, snapshot: Snapshot, test: _Test, progress: Progress
+    workspace: Workspace, model: Answerer, chosen: Named, snapshot: Snapshot, test: Test, progress: Progress
 ) -> OpenSet | None:
     """How often the known are refused and strangers accepted on the test side; None where every answer is a class."""
     if not model.open_set:
@@ -261,14 +256,15 @@ def _impostors(
     return scores > rejection.threshold, points(along)
 
 
-def _compared(workspace: Workspace, champion: _Test, candidate: _Test, look: int) -> Comparison:
+def paired(workspace: Workspace, champion: Test, candidate: Test, look: int, alpha: float | None = None) -> Comparison:
+    """Paired comparison of two models' answers. alpha: another than the configuration's."""
     settings = workspace.config.gates
     cameras = [one.camera for one in candidate.members]
     common = {
         "cameras": cameras,
         "groups": candidate.groups,
         "margin": settings.margin,
-        "alpha": settings.alpha,
+        "alpha": settings.alpha if alpha is None else alpha,
         "look": look,
     }
     if champion.error is not None and candidate.error is not None:
@@ -308,7 +304,7 @@ def close_enough(workspace: Workspace, said: float, true: float) -> bool:
 
 
 def _history(
-    workspace: Workspace, version: Version, classes: Sequence[str], test: _Test, progress: Progress
+    workspace: Workspace, version: Version, classes: Sequence[str], test: Test, progress: Progress
 ) -> tuple[list[dict[str, float]], list[str]]:
     """Accuracy of each class a version knew, on today's test images, for the versions up to this one, oldest first.
     classes: those that this one knows."""
