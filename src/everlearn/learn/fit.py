@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from everlearn.errors import BadInput, TooFew
+from everlearn.errors import BadConfig, BadInput, TooFew
 from everlearn.learn.network.continual.method import Method
-from everlearn.learn.network.judging import Judged, judge
+from everlearn.learn.network.judging import JUDGED, Judged, judge
 from everlearn.learn.network.loading import Augmenter, Batch, Batches, Data, batches, spare_workers, with_replayed
 from everlearn.learn.network.losses import NUMBERS, criterion, plain
 from everlearn.learn.network.optimizers import optimizer as made_optimizer
@@ -167,16 +167,8 @@ def fit(
             training.network.train()
             started = time.monotonic()
             for step, batch in training.batches(workers):
-                training.draw_anew(step)
-                for images, targets, new, share, last in training.parts(batch):
-                    with run.together(training.network, last):
-                        logits = training.network(images)  # forward
-                        if method is None:
-                            loss = training.loss(logits, targets)  # loss
-                        else:
-                            loss = method.loss(images, targets, logits, new, training.loss)
-                        run.backward(loss * share)  # backward
-                    training.count(logits[:new], targets[:new], loss)
+                while not gradients(training, batch, step):  # forward, loss, backward
+                    training.take_smaller_parts()
                 if not training.update(step):  # update, schedule
                     break
                 training.seconds = time.monotonic() - began
@@ -189,6 +181,26 @@ def fit(
             if keep:
                 keep(training.state, True)
         return training.finished()
+
+
+def gradients(training: Training, batch: Batch, step: int) -> bool:
+    """Forward, loss and backward over one batch. False: a GPU's memory was too small for it, and nothing was done."""
+    run, method, before = training.run, training.method, training.sums()
+    training.draw_anew(step)
+    try:
+        for images, targets, new, share, last in training.parts(batch):
+            with run.together(training.network, last):
+                logits = training.network(images)  # forward
+                if method is None:
+                    loss = training.loss(logits, targets)  # loss
+                else:
+                    loss = method.loss(images, targets, logits, new, training.loss)
+                run.backward(loss * share)  # backward
+            training.count(logits[:new], targets[:new], loss)
+    except torch.cuda.OutOfMemoryError:
+        training.undo(before)
+        return False
+    return True
 
 
 class Training:
@@ -271,6 +283,30 @@ class Training:
             new = len(images) if batch.new is None else batch.new
             yield images, targets, new, len(images) / rows, start + size >= rows
 
+    def sums(self) -> Tensor:
+        return self._sums.clone()
+
+    def undo(self, sums: Tensor) -> None:
+        """A step that was begun is forgotten."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self._sums.copy_(sums)
+
+    def take_smaller_parts(self) -> None:
+        """A GPU's memory was too small: from now on half as many images go through the network at once. A step stays
+        as large, and the weights differ by rounding (where norms look at a batch, by theirs). Raises BadConfig where
+        half is no image, and where the batch cannot be taken in parts."""
+        images = self._images_at_once()
+        told = f"The GPU has too little memory for {images} images of a step at once"
+        if self.run.processes > 1 or self.method is not None or images < 2:
+            raise BadConfig(f"{told}.", "Set a smaller batch_size (accumulate as much larger), size or network.")
+        self.parts_of_a_step *= 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.watch.say(f"{told}: they go through it {-(-images // 2)} at a time, and a step is as large as before.")
+
+    def _images_at_once(self) -> int:
+        return -(-self.stage.batch_size * self.stage.accumulate // self.parts_of_a_step)
+
     def count(self, logits: Tensor, targets: Tensor, loss: Tensor) -> None:
         """Sums of this epoch, over the new images."""
         with torch.no_grad():
@@ -301,7 +337,8 @@ class Training:
     def judge(self, seconds: float) -> None:
         """End an epoch: what the network is worth on the validation side, and whether to go on."""
         network = self.network if self.average is None else self.average.module
-        found = judge(network, self._validation, self._plain, self.run)
+        scarce = self.parts_of_a_step > self.stage.accumulate
+        found = judge(network, self._validation, self._plain, self.run, self._images_at_once() if scarce else JUDGED)
         loss, right, images = self.run.total(self._sums).tolist()
         images = max(1.0, images)
         accuracy = right / images if self._train.classes else math.nan

@@ -13,6 +13,9 @@ from everlearn.learn.network.loading import Data, in_turn
 from everlearn.learn.network.losses import Criterion
 from everlearn.learn.network.runtime import Runtime
 
+JUDGED = 256
+"""Images that go through a network at once to be judged."""
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -31,12 +34,12 @@ class Judged:
         return self.accuracy > other.accuracy
 
 
-def judge(network: nn.Module, data: Data, loss: Criterion, run: Runtime) -> Judged:
-    """All of the data, shared between the processes."""
+def judge(network: nn.Module, data: Data, loss: Criterion, run: Runtime, size: int = JUDGED) -> Judged:
+    """All of the data, shared between the processes; size: images at once."""
     network.eval()
     sums = torch.zeros(5, dtype=torch.float64)  # loss, right, asked; of numbers: sum and sum of squares of the targets
     with torch.inference_mode():
-        for batch in in_turn(data, process=run.process, processes=run.processes):
+        for batch in in_turn(data, size, process=run.process, processes=run.processes):
             batch = batch.to(run.device)
             outputs = network(batch.inputs).float()
             found = [loss(outputs, batch.targets) * len(outputs), *_counted(outputs, batch.targets, data.numbers)]

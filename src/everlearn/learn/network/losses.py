@@ -29,8 +29,13 @@ def criterion(loss: Loss, counts: Tensor | None = None) -> Criterion:
     weights = class_weights(counts) if loss.class_weights and counts is not None else None
 
     def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-        weight = None if weights is None else weights.to(logits.device, logits.dtype)
-        return F.cross_entropy(logits, targets, weight=weight, label_smoothing=loss.label_smoothing)
+        """-w t log p, Cui et al. 2019, eq. 10 (arXiv:1901.05555). Weighted too it is a mean over images, not over their
+        weights as torch's: so the parts of a batch add up to it, and rare classes weigh in small batches."""
+        if weights is None:
+            return F.cross_entropy(logits, targets, label_smoothing=loss.label_smoothing)
+        weight = weights.to(logits.device, logits.dtype)
+        whole = F.cross_entropy(logits, targets, weight, reduction="sum", label_smoothing=loss.label_smoothing)
+        return whole / len(logits)
 
     def focal(logits: Tensor, targets: Tensor) -> Tensor:
         """-t (1 - p)^gamma log p, Lin et al. 2017, eq. 4 (arXiv:1708.02002)."""
