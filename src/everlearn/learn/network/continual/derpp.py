@@ -12,14 +12,16 @@ al. 2022, arXiv:2201.00766), so that old images also say that they are none of t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from everlearn.learn.network.continual.method import Replayed, answers
+from everlearn.learn.network.continual.method import Replayed, answers, shown
 from everlearn.learn.network.continual.replay import Replay
-from everlearn.learn.network.continual.reservoir import Reservoir, names
+from everlearn.learn.network.continual.reservoir import Reservoir
 from everlearn.learn.network.loading import Data
 from everlearn.learn.network.losses import Criterion
 
@@ -52,20 +54,16 @@ class DerPlusPlus(Replay):
         return found + self.alpha * dark + self.beta * criterion(shifted[new:], targets[new:])
 
     def after(self, network: nn.Module, data: Data, keys: Sequence[str] | None = None) -> None:
-        keys = names(data.inputs) if keys is None else keys
-        width = int(answers(network, data.inputs[:1]).shape[1])
-        rows = self.reservoir.wanted(data.targets, keys, width)  # the others' logits nobody needs
-        if len(rows):
-            logits = answers(network, data.inputs[rows]).numpy()
-            self.reservoir.offer(data.inputs[rows], data.targets[rows], [keys[row] for row in rows], logits)
-        self._note_new_columns(network)
-        self.known |= set(data.targets.tolist())
-        self.number += 1
-
-    def _note_new_columns(self, network: nn.Module) -> None:
+        super().after(network, data, keys)
         noted = self.reservoir.logits  # (N, W)
         blank = np.flatnonzero(np.isnan(noted).any(1))
         if len(blank):
             now = answers(network, self.reservoir.inputs(blank)).numpy()
             noted[blank] = np.where(np.isnan(noted[blank]), now, noted[blank])
             self.reservoir.note(noted)
+
+    def width(self, network: nn.Module, data: Data) -> int:
+        return int(answers(network, shown(data, np.arange(1))).shape[1])
+
+    def logits(self, network: nn.Module, inputs: NDArray[Any]) -> NDArray[Any] | None:
+        return answers(network, inputs).numpy() if len(inputs) else None

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from everlearn.learn.network.continual.method import pixels
+from everlearn.learn.network.continual.method import pixels, shown
 from everlearn.learn.network.continual.naive import Naive
 from everlearn.learn.network.loading import Data
 from everlearn.learn.network.losses import Criterion
@@ -76,7 +76,7 @@ def fisher(network: nn.Module, data: Data, samples: int, seed: int = 0) -> dict[
     trained = network.training
     network.eval()
     for row in rows.tolist():
-        log_p = F.log_softmax(network(pixels(data.inputs[row : row + 1], device)), dim=1)[0]  # (C,)
+        log_p = F.log_softmax(network(pixels(shown(data, np.array([row])), device)), dim=1)[0]  # (C,)
         p = log_p.detach().double().exp().cpu().numpy()
         answer = int(random.choice(len(p), p=p / p.sum()))
         network.zero_grad(set_to_none=True)

@@ -13,7 +13,7 @@ from torch import nn
 
 from everlearn.errors import BadInput
 from everlearn.learn.fit import Fit, fit
-from everlearn.learn.network.continual.method import Method, answers
+from everlearn.learn.network.continual.method import Method, answers, shown
 from everlearn.learn.network.continual.naive import Naive
 from everlearn.learn.network.loading import Data
 from everlearn.learn.network.recipe import Stage
@@ -72,7 +72,7 @@ def learn_experiences(
         learn_one(network, data, judged, stage, method, seed=seed + number, **options)
         seconds[number] = time.perf_counter() - began
         for test in range(number + 1):
-            said = answers(network, tests[test].inputs).argmax(1).numpy()
+            said = answers(network, shown(tests[test])).argmax(1).numpy()
             accuracy[number, test] = np.mean(said == tests[test].targets)
     return Learned(accuracy, seconds)
 
@@ -96,7 +96,7 @@ def together(parts: Sequence[Data]) -> Data:
     """All rows of several, one after another."""
     if len(parts) == 1:
         return parts[0]
-    inputs, targets = (np.concatenate([getattr(one, name) for one in parts]) for name in ("inputs", "targets"))
+    inputs, targets = np.concatenate([shown(one) for one in parts]), np.concatenate([one.targets for one in parts])
     return Data(inputs, targets, max((one.classes for one in parts), key=len))
 
 

@@ -57,6 +57,13 @@ class Method(Protocol):
         """Takes back what `state` gave."""
 
 
+def shown(data: Data, rows: NDArray[np.int64] | None = None) -> NDArray[Any]:
+    """The inputs of these rows of the data, or of all, as they lie there."""
+    if data.rows is not None:
+        return data.inputs[data.rows if rows is None else data.rows[rows]]
+    return data.inputs if rows is None else data.inputs[rows]
+
+
 def pixels(inputs: NDArray[Any], device: torch.device | str = "cpu") -> Tensor:
     """(N, S, S, 3) uint8 -> (N, 3, S, S) float32 in 0..1, as a network takes them; (N, D) rows stay as they are."""
     rows = torch.from_numpy(np.ascontiguousarray(inputs)).to(device)

@@ -13,15 +13,16 @@ published.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from everlearn.learn.network.continual.method import Replayed
+from everlearn.learn.network.continual.method import Replayed, shown
 from everlearn.learn.network.continual.naive import Naive
-from everlearn.learn.network.continual.reservoir import Reservoir
+from everlearn.learn.network.continual.reservoir import Reservoir, names
 from everlearn.learn.network.loading import Data
 from everlearn.learn.network.losses import Criterion
 
@@ -78,8 +79,20 @@ class Replay(Naive):
 
     def after(self, network: nn.Module, data: Data, keys: Sequence[str] | None = None) -> None:
         super().after(network, data, keys)
-        self.reservoir.offer(data.inputs, data.targets, keys)
+        keys = names(shown(data)) if keys is None else keys
+        rows = self.reservoir.wanted(data.targets, keys, self.width(network, data))  # only these need be read
+        inputs = shown(data, rows)
+        logits = self.logits(network, inputs)
+        self.reservoir.offer(inputs, data.targets[rows], [keys[row] for row in rows], logits)
         self.number += 1
+
+    def width(self, network: nn.Module, data: Data) -> int:
+        """Logits that are noted of each image: none."""
+        return 0
+
+    def logits(self, network: nn.Module, inputs: NDArray[Any]) -> NDArray[Any] | None:
+        """(M, width) of images that come into the reservoir."""
+        return None
 
     def state(self) -> Mapping[str, Tensor]:
         return {**super().state(), "number": torch.tensor(self.number)}
