@@ -7,6 +7,7 @@ are (no formulas), without what cannot be printed, and cut where long.
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ Format = Literal["svg", "png"]
 BLUE, ORANGE = "#0072B2", "#D55E00"
 INK, FAINT = "#374151", "#d1d5db"
 EN = WORDS["en"]
+MANY = 30
+"""Classes above which a matrix has no room for numbers."""
 SIDE = 112
 """Longest side of a thumbnail, in pixels."""
 
@@ -41,22 +44,35 @@ def readable(name: str, most: int = 0) -> str:
     return shown if not most or len(shown) <= most else shown[: most - 1] + "…"
 
 
-def confusion_matrix(confusion: Confusion, words: Mapping[str, str] = EN, form: Format = "svg") -> bytes:
-    """Rows are true classes, columns answers; the colour is the share of the row, the number the count."""
+def confusion_matrix(
+    confusion: Confusion, words: Mapping[str, str] = EN, form: Format = "svg", *, normalised: bool = False
+) -> bytes:
+    """Rows are true classes, columns answers; the colour is the share of the row, the number the count, or where it is
+    normalised the share in hundredths. Of many classes there is no room for numbers, and not every one is named."""
+    from matplotlib.colors import PowerNorm
+
+    many = len(confusion.classes) > MANY
     names = [readable(name, 14) for name in confusion.classes]
     counts = np.array(confusion.matrix).reshape(len(names), len(names))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    size = max(3.2, 0.42 * len(names) + 1.6)
+    size = 9.0 if many else max(3.2, (0.5 if normalised else 0.42) * len(names) + 1.6)
     with _canvas(size, size, form) as (canvas, done):
         axes = _axes(canvas, words["predicted"], words["true"])
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.15)
-        for row, column in np.argwhere(counts):
+        if many:  # the scale is of roots, or the few mistakes would not show beside the many right answers
+            shown_as = shares if normalised else counts
+            drawn = axes.imshow(shown_as, cmap="Blues", norm=PowerNorm(0.5, 0, max(1, shown_as.max())))
+            canvas.colorbar(drawn, shrink=0.4, label=words["share" if normalised else "count"])
+        else:
+            axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.15)
+        for row, column in () if many else np.argwhere(counts):
             colour = "white" if shares[row, column] > 0.6 else INK
-            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, size=8)
-        axes.set_xticks(
-            range(len(names)), names, rotation=45 if _long(names) else 0, ha="right" if _long(names) else "center"
-        )
-        axes.set_yticks(range(len(names)), names)
+            shown = f"{100 * shares[row, column]:.0f}" if normalised else str(counts[row, column])
+            axes.text(column, row, shown, ha="center", va="center", color=colour, size=8)
+        places = range(0, len(names), -(-len(names) // 40) if many else 1)
+        turned = 90 if many else 45 if _long(names) else 0
+        ends: Any = "right" if turned == 45 else "center"
+        axes.set_xticks(places, [names[place] for place in places], rotation=turned, ha=ends, size=6 if many else None)
+        axes.set_yticks(places, [names[place] for place in places], size=6 if many else None)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
     return done[0]
@@ -74,7 +90,7 @@ def reliability(bins: Sequence[Bin], words: Mapping[str, str] = EN, form: Format
             axes.scatter(b.confidence, b.accuracy, s=12 + 50 * b.count / most, color=BLUE, zorder=3)
         axes.set_xlim(low, 1.02)
         axes.set_ylim(low, 1.02)
-        axes.legend(frameon=False, loc="upper left")
+        axes.legend(frameon=False, loc="best")
     return done[0]
 
 
@@ -164,15 +180,55 @@ def shrunk(pixels: Image, side: int = SIDE) -> Image:
 
 
 def _long(names: Sequence[str]) -> bool:
-    return max((len(name) for name in names), default=0) > 3
+    return max((len(drawable(name)) for name in names), default=0) > 3
 
 
 @cache
 def _fonts() -> list[str]:
+    """Those that this machine has: first the known ones, then others that by their names have Korean."""
     from matplotlib import font_manager
 
     there = set(font_manager.get_font_names())
-    return [name for name in FONTS if name in there]
+    others = sorted(name for name in there - set(FONTS) if _KOREAN.search(name))
+    return [name for name in FONTS if name in there] + others
+
+
+_KOREAN = re.compile(r"CJK|Nanum|Source Han|Baekmuk|UnDotum|Gothic Neo|Batang|Gulim|Dotum|D2Coding| KR$")
+
+
+@cache
+def _drawable() -> frozenset[int]:
+    """Code points that one of the fonts has."""
+    from matplotlib import font_manager
+
+    found: set[int] = set()
+    for name in _fonts():
+        found |= font_manager.get_font(font_manager.findfont(name)).get_charmap().keys()
+    return frozenset(found)
+
+
+def drawable(text: str) -> str:
+    """The text in letters that can be drawn here. Hangul that no font has is romanised, other letters become boxes."""
+    if all(ord(char) in _drawable() or char.isspace() for char in text):
+        return text
+    return "".join(char if ord(char) in _drawable() or char.isspace() else romanised(char) for char in text)
+
+
+_INITIALS, _VOWELS, _FINALS = (
+    "g kk n d tt r m b pp s ss  j jj ch k t p h",
+    "a ae ya yae eo e yeo ye o wa wae oe yo u wo we wi yu eu ui i",
+    " k k k n n n t l k m l l l p l m p p t t ng t t k t p t",
+)
+
+
+def romanised(char: str) -> str:
+    """A Hangul syllable in Latin letters (Revised Romanization, syllable by syllable); a box for all else. A syllable's
+    code point is 0xAC00 + (initial * 21 + vowel) * 28 + final (Unicode 3.12)."""
+    place = ord(char) - 0xAC00
+    if not 0 <= place < 19 * 21 * 28:
+        return "\N{WHITE SQUARE}"
+    parts = ((_INITIALS, place // (21 * 28)), (_VOWELS, place // 28 % 21), (_FINALS, place % 28))
+    return "".join(letters.split(" ")[number] for letters, number in parts)
 
 
 @contextmanager
@@ -198,10 +254,24 @@ def _canvas(width: float, height: float, form: Format) -> Iterator[tuple[Canvas,
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         canvas = Canvas(figsize=(width, height), layout="constrained")
         yield canvas, done
+        if form == "png":  # an SVG has the letters, and the viewer's fonts draw them
+            _in_drawable_letters(canvas)
         kept = io.BytesIO()
         plain = {"metadata": {"Date": None}} if form == "svg" else {"dpi": 150, "facecolor": "white"}
         canvas.savefig(kept, format=form, **({"transparent": True} | plain if form == "svg" else plain))
         done.append(kept.getvalue())
+
+
+def _in_drawable_letters(canvas: Canvas) -> None:
+    from matplotlib.text import Text
+
+    for axes in canvas.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            names = [label.get_text() for label in axis.get_ticklabels()]
+            if names != [drawable(name) for name in names]:  # an axis writes its labels anew when it is drawn
+                axis.set_ticks(axis.get_ticklocs(), [drawable(name) for name in names])
+    for text in canvas.findobj(Text):
+        text.set_text(drawable(text.get_text()))
 
 
 def _axes(canvas: Canvas, x: str, y: str) -> Axes:
