@@ -9,8 +9,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from everlearn.errors import BadInput, Corrupt
-from everlearn.learn.ensemble import Competence, Ensemble
+from everlearn.learn.ensemble import BOOSTED, METHODS, Competence, Ensemble
 from everlearn.learn.exact.head import Head
+from everlearn.learn.stacking import Stack
 from everlearn.model import ensemble
 from everlearn.model.backbone import load_backbone
 from everlearn.model.basis import Basis
@@ -36,10 +37,15 @@ def network(tmp_path: Path, classes: tuple[str, ...] = ("cat", "dog")) -> ensemb
 def combined(method: str, members: int, dimensions: int = 64) -> Ensemble:
     rng = np.random.default_rng(1)
     competence = Competence(rng.normal(size=(dimensions, members)).astype(np.float32), np.zeros(members, np.float32))
-    return Ensemble(method, 1.7, competence if method == "dynamic" else None, (), {}, np.zeros(0, np.intp))
+    weights = rng.dirichlet(np.ones(members)).astype(np.float32)
+    stack = Stack(rng.normal(size=(members, 3)).astype(np.float32), rng.normal(size=3).astype(np.float32))
+    return Ensemble(
+        method, 1.7, competence if method == "dynamic" else None, (), {}, np.zeros(0, np.intp), weights=weights,
+        stack=stack,
+    )  # fmt: skip
 
 
-@pytest.mark.parametrize("method", ["average", "vote", "dynamic"])
+@pytest.mark.parametrize("method", [*METHODS, BOOSTED])
 def test_the_file_answers_like_its_members(tmp_path: Path, method: str) -> None:
     members = [memory(64, 0), memory(96, 1), network(tmp_path)]
     how = combined(method, 3)
@@ -72,6 +78,16 @@ def test_two_networks_stand_in_one_graph(tmp_path: Path) -> None:
     assert OnnxModel(tmp_path / "whole.onnx").squares[0][0] == 16
 
 
+def test_members_that_look_alike_share_their_square(tmp_path: Path) -> None:
+    members = [memory(64, 0), memory(96, 1)]
+    how = combined("majority", 2)
+    ensemble.export_ensemble(members, how, CLASSES, tmp_path / "whole.onnx", card={})
+    model = OnnxModel(tmp_path / "whole.onnx")
+    assert len(model.squares) == 1 and model.prepare(probes()).ndim == 4
+    wanted = how.table([member.table(probes()) for member in members])
+    assert np.allclose(model.table(probes()), wanted, atol=1e-4)
+
+
 def averaging(opset: int) -> bytes:
     """A network of one matrix, whose mean is written as the operator set wants it."""
     weights = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
@@ -89,7 +105,7 @@ def averaging(opset: int) -> bytes:
     return model.SerializeToString()
 
 
-@pytest.mark.parametrize("method", ["average", "vote", "dynamic"])
+@pytest.mark.parametrize("method", ["average", "vote", "stacking", "dynamic"])
 def test_networks_of_any_operator_set_stand_in_one_graph(tmp_path: Path, method: str) -> None:
     for version in (13, 18):
         (tmp_path / f"net{version}.onnx").write_bytes(averaging(version))

@@ -1,7 +1,7 @@
 """An ensemble as one ONNX file: the graphs of its members side by side, and how their answers are combined.
 
-Members look at an image at sizes of their own, so the file's input is one row of bytes for each image: its squares one
-after another, as `OnnxModel.prepare` packs them.
+Members that look at an image alike share its square. Where there are several kinds of squares, the file's input is one
+row of bytes for each image: its squares one after another, as `OnnxModel.prepare` packs them.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ TOLERANCE = 5e-3
 
 
 class Combined(Protocol):
-    """How answers are combined; `learn.ensemble.Ensemble` is one. competence: of the members,
-    on the first one's phi. floor: share of the average in every answer.
-    margin: members whose competence is so near the best are averaged."""
+    """How answers are combined; `learn.ensemble.Ensemble` is one. competence: of the members, on the first one's phi.
+    weights: (M,), where they have weights. stack: a regression on their log probabilities. floor: share of the average
+    in every answer. margin: members whose competence is so near the best are averaged."""
 
     @property
     def method(self) -> str: ...
@@ -47,6 +47,10 @@ class Combined(Protocol):
     def margin(self) -> float: ...
     @property
     def competence(self) -> Competence | None: ...
+    @property
+    def weights(self) -> NDArray[np.float32] | None: ...
+    @property
+    def stack(self) -> Stack | None: ...
     def table(self, tables: Sequence[NDArray[Any]], phi: NDArray[np.int8] | None = None) -> NDArray[Any]: ...
 
 
@@ -55,6 +59,17 @@ class Competence(Protocol):
     def weights(self) -> NDArray[np.float32]: ...
     @property
     def bias(self) -> NDArray[np.float32]: ...
+
+
+class Stack(Protocol):
+    """weights: (M, C); bias: (C,); least: probability that a logarithm is taken of."""
+
+    @property
+    def weights(self) -> NDArray[np.float32]: ...
+    @property
+    def bias(self) -> NDArray[np.float32]: ...
+    @property
+    def least(self) -> float: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +139,7 @@ def export_ensemble(
         graph = _graph(members, combined, len(classes), graph.opset)
     model = graph.model()
     facts = bundle.facts(
-        classes=classes, squares=[member.square for member in members], batch=1, backbone=names(members),
+        classes=classes, squares=list(dict.fromkeys(member.square for member in members)), batch=1, backbone=names(members),
         basis_digest="", licence="; ".join(dict.fromkeys(member.licence for member in members)), card=card,
     )  # fmt: skip
     onnx.helper.set_model_props(model, facts)
@@ -156,19 +171,31 @@ def _graph(members: Sequence[Member], combined: Combined, classes: int, least: i
     """least: operator set that the graph is of, if no member needs a newer one."""
     graph = Graph()
     graph.opset = least
-    sizes = [member.square[0] for member in members]
-    packed = graph.input(INPUT, np.uint8, ["N", sum(3 * size * size for size in sizes)])
-    tables, phi, start = [], None, 0
-    for member, size in zip(members, sizes, strict=True):
-        end = start + 3 * size * size
-        row = graph.add("Slice", packed, np.array([start]), np.array([end]), np.array([1]))
-        found, own = member.build(graph, graph.reshape(row, -1, size, size, 3))
+    squares = _inputs(graph, list(dict.fromkeys(member.square for member in members)))
+    tables, phi = [], None
+    for member in members:
+        found, own = member.build(graph, squares[member.square])
         tables.append(found)
-        phi, start = phi or own, end
+        phi = phi or own
     scores = graph.add("Log", graph.add("Max", _combine(graph, tables, phi, combined, classes), np.float32(1e-30)))
     scores = graph.add("Div", scores, np.float32(combined.temperature))
     graph.output(bundle.PROBABILITIES, graph.add("Softmax", scores, axis=1), np.float32, ["N", classes])
     return graph
+
+
+def _inputs(graph: Graph, squares: Sequence[bundle.Square]) -> dict[bundle.Square, str]:
+    """The graph's input, and the images (N, S, S, 3) of each kind of square in it."""
+    if len(squares) == 1:
+        size = squares[0][0]
+        return {squares[0]: graph.input(INPUT, np.uint8, ["N", size, size, 3])}
+    packed = graph.input(INPUT, np.uint8, ["N", sum(3 * size * size for size, _ in squares)])
+    found, start = {}, 0
+    for size, fit in squares:
+        end = start + 3 * size * size
+        row = graph.add("Slice", packed, np.array([start]), np.array([end]), np.array([1]))
+        found[size, fit] = graph.reshape(row, -1, size, size, 3)
+        start = end
+    return found
 
 
 def _combine(graph: Graph, tables: Sequence[str], phi: str | None, combined: Combined, classes: int) -> str:
@@ -176,9 +203,17 @@ def _combine(graph: Graph, tables: Sequence[str], phi: str | None, combined: Com
     average = graph.add("Div", _sum(graph, tables), np.float32(len(tables)))
     if combined.method == "average":
         return average
-    if combined.method == "vote":
-        votes = [graph.add("Mul", bundle.highest(graph, one, 0, classes), _best(graph, one, classes)) for one in tables]
-        found = graph.add("Div", _sum(graph, votes), np.float32(len(tables)))
+    if combined.method == "stacking":
+        return _stacked(graph, tables, combined)
+    if combined.method in ("vote", "majority", "boosted"):
+        votes = [_best(graph, one, classes) for one in tables]
+        if combined.method == "vote":
+            sure = [bundle.highest(graph, one, 0, classes) for one in tables]
+            votes = [graph.add("Mul", one, vote) for one, vote in zip(sure, votes, strict=True)]
+        weights = combined.weights if combined.method == "boosted" else None
+        found = _weighted(graph, votes, weights)
+    elif combined.method == "weighted":
+        found = _weighted(graph, tables, combined.weights)
     else:
         assert combined.competence is not None and phi is not None
         asked = graph.add("Add", graph.add("MatMul", phi, combined.competence.weights), combined.competence.bias)
@@ -187,6 +222,20 @@ def _combine(graph: Graph, tables: Sequence[str], phi: str | None, combined: Com
         parts = [graph.add("Mul", _column(graph, chosen, m), one) for m, one in enumerate(tables)]
         found = graph.add("Div", _sum(graph, parts), graph.add("ReduceSum", chosen, np.array([1]), keepdims=1))
     return graph.add("Add", found, graph.add("Mul", average, np.float32(combined.floor)))
+
+
+def _weighted(graph: Graph, tables: Sequence[str], weights: NDArray[np.float32] | None) -> str:
+    """Their sum by these weights; None: their mean."""
+    shares = np.full(len(tables), 1 / len(tables), np.float32) if weights is None else weights
+    return _sum(graph, [graph.add("Mul", one, np.float32(w)) for one, w in zip(tables, shares, strict=True)])
+
+
+def _stacked(graph: Graph, tables: Sequence[str], combined: Combined) -> str:
+    stack = combined.stack
+    assert stack is not None
+    logs = [graph.add("Log", graph.add("Max", one, np.float32(stack.least))) for one in tables]
+    parts = [graph.add("Mul", one, row[None]) for one, row in zip(logs, stack.weights, strict=True)]
+    return graph.add("Softmax", graph.add("Add", _sum(graph, parts), stack.bias[None]), axis=1)
 
 
 def _best(graph: Graph, table: str, columns: int) -> str:
