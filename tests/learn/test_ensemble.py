@@ -103,3 +103,58 @@ def test_further_targets_are_a_ridge_on_the_same_features():
         system = x[keep].T @ x[keep]
         system += 0.1 * np.trace(system) / 24 * np.eye(24)
         assert np.allclose(found, np.linalg.solve(system, x[keep].T @ targets[keep]), atol=1e-6)
+
+
+def test_majority_and_weights_are_what_they_say():
+    tables = [np.array([[0.6, 0.4, 0.0]]), np.array([[0.1, 0.5, 0.4]]), np.array([[0.0, 0.55, 0.45]])]
+    assert ensemble.combine("majority", tables)[0] == pytest.approx([1 / 3, 2 / 3, 0], abs=2e-3)
+    tied = ensemble.combine("majority", tables[:2])[0]
+    assert tied[1] > tied[0]  # one vote each: the average settles it
+    weighted = ensemble.combine("weighted", tables, weights=np.array([0.5, 0.5, 0.0]))[0]
+    assert weighted == pytest.approx([0.35, 0.45, 0.2], abs=1e-4)
+    boosted = ensemble.combine("boosted", tables, weights=np.array([0.7, 0.2, 0.1]))[0]
+    assert boosted == pytest.approx([0.7, 0.3, 0], abs=2e-3)
+
+
+def alone(labels, folds, classes=3):
+    """The rows' names, where there is no memory."""
+    ids, names = [f"{n:04d}" for n in range(len(labels))], [f"c{label}" for label in labels]
+    return Cached(ids, np.zeros((len(labels), 0), np.int8), names, folds), tuple(f"c{n}" for n in range(classes))
+
+
+def test_the_better_member_weighs_more_and_a_worthless_one_nothing():
+    rng = np.random.default_rng(0)
+    labels, folds = rng.integers(0, 3, 900), rng.integers(0, 5, 900)
+    good, fair = (one_hot(np.where(rng.random(900) < share, labels, (labels + 1) % 3), 3) for share in (0.9, 0.8))
+    noise = rng.dirichlet(np.ones(3), 900).astype(np.float32)
+    cached, classes = alone(labels, folds)
+    found = ensemble.fit(None, cached, classes, [good, fair, noise], method="weighted")
+    assert found.weights.sum() == pytest.approx(1) and (found.weights >= 0).all()
+    assert found.weights[0] > found.weights[1] > found.weights[2] and found.weights[2] < 0.1
+    assert "dynamic" not in found.methods
+    with pytest.raises(BadInput, match="dynamic needs a memory"):
+        ensemble.fit(None, cached, classes, [good, fair], method="dynamic")
+
+
+def test_stacking_learns_what_each_member_is_good_at_and_is_judged_on_what_it_did_not_see():
+    """One member knows class 0 alone, the other tells 1 from 2: stacking finds out, the average does not."""
+    rng = np.random.default_rng(1)
+    labels, folds = rng.integers(0, 3, 900), rng.integers(0, 5, 900)
+    first = np.where((labels == 0)[:, None], [0.5, 0.25, 0.25], [0.3, 0.35, 0.35]).astype(np.float32)
+    second = np.where((labels == 2)[:, None], [0.45, 0.2, 0.35], [0.45, 0.35, 0.2]).astype(np.float32)
+    cached, classes = alone(labels, folds)
+    found = ensemble.fit(None, cached, classes, [first, second], method="stacking")
+    assert found.methods["stacking"].mean() == 1.0 > found.methods["average"].mean()
+    assert (found.table([first, second]).argmax(1) == labels).all()
+    noise = [rng.dirichlet(np.ones(3), 900).astype(np.float32) for _ in range(4)]
+    found = ensemble.fit(None, cached, classes, noise, method="stacking")
+    assert found.methods["stacking"].mean() < 0.39  # nothing to learn: no gain by having seen the labels
+
+
+def test_what_is_fitted_needs_two_folds():
+    labels = np.arange(60) % 3
+    cached, classes = alone(labels, np.zeros(60, np.int64))
+    tables = [one_hot(labels, 3), one_hot(labels, 3)]
+    assert set(ensemble.fit(None, cached, classes, tables).methods) == {"average", "vote", "majority"}
+    with pytest.raises(BadInput, match="stacking is fitted, and needs samples in two folds"):
+        ensemble.fit(None, cached, classes, tables, method="stacking")

@@ -139,7 +139,8 @@ def export_ensemble(
         graph = _graph(members, combined, len(classes), graph.opset)
     model = graph.model()
     facts = bundle.facts(
-        classes=classes, squares=list(dict.fromkeys(member.square for member in members)), batch=1, backbone=names(members),
+        classes=classes, squares=list(dict.fromkeys(member.square for member in members)), batch=1,
+        backbone=names(members),
         basis_digest="", licence="; ".join(dict.fromkeys(member.licence for member in members)), card=card,
     )  # fmt: skip
     onnx.helper.set_model_props(model, facts)
