@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from everlearn.learn.progressive import progressive
     from everlearn.learn.stream import learn_stream
     from everlearn.stages.summing import exact_sums
+    from everlearn.stages.trainer import StagedTrainer
     from everlearn.workspace import Workspace
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "ExactRegressor",
     "ExactTasks",
     "FadingClassifier",
+    "StagedTrainer",
     "Workspace",
     "__version__",
     "exact_sums",
@@ -42,6 +44,7 @@ _WHERE = {
     "ExactRegressor": "everlearn.learn.estimators.exact",
     "ExactTasks": "everlearn.learn.estimators.tasks",
     "FadingClassifier": "everlearn.learn.estimators.fading",
+    "StagedTrainer": "everlearn.stages.trainer",
     "Workspace": "everlearn.workspace",
     "exact_sums": "everlearn.stages.summing",
     "learn_stream": "everlearn.learn.stream",

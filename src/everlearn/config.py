@@ -171,10 +171,11 @@ class Learn(Section):
 
     learner: str = Field(
         "exact",
-        pattern=r"^(exact|river:\S+|ensemble:\S.*)$",
+        pattern=r"^(exact|staged(:\S+)?|river:\S+|ensemble:\S.*)$",
         description="What learns: exact, the exact memory; ensemble:SPEC + SPEC, memories over these backbones beside "
         "the workspace's own, combined; or a River estimator by name, such as "
-        "river:preprocessing.StandardScaler|linear_model.SoftmaxRegression or river:forest.ARFClassifier?n_models=5.",
+        "river:preprocessing.StandardScaler|linear_model.SoftmaxRegression or river:forest.ARFClassifier?n_models=5; "
+        "staged:RECIPE, a network trained in stages by a recipe, five-stage where none is named.",
     )
     dimensions: int | None = Field(
         None, ge=16, le=16384, description="Width of the memory's features; empty: the backbone's own default."

@@ -129,7 +129,8 @@ def verify(workspace: Workspace, path: Path, progress: Progress, *, from_images:
     check("models", not kept, f"still in service: {', '.join(kept)}")
     _check_members(workspace, body, check)
     _check_files(workspace, check)
-    (_check_memory if learners.is_exact(workspace) else _check_learner)(workspace, body, progress, check, from_images)
+    kinds = {learners.RIVER: _check_learner, learners.STAGED: _check_network}
+    kinds.get(learners.kind(workspace), _check_memory)(workspace, body, progress, check, from_images)
     return found
 
 
@@ -219,6 +220,25 @@ def _check_learner(workspace: Workspace, body: Mapping[str, Any], progress: Prog
     if learner.in_order:
         same = learner.again(progress).digest() == learner.digest()
         check("again", same, "trained again on what remains, it answers otherwise")
+
+
+def _check_network(workspace: Workspace, body: Mapping[str, Any], progress: Progress, check: Any, again: bool) -> None:
+    """The network kept was trained on what remains and nothing else; where it was trained from nothing, training it
+    again on this machine's CPU gives the same weights."""
+    from everlearn.stages.networks import StagedLearner
+
+    learner = StagedLearner.open(workspace)
+    with workspace.catalog.read() as tx:
+        newest, taught = snapshots.latest(tx), versions.newest(tx)
+    if newest is None:
+        check("learner", not learner.held, "the network knows samples, and none remain")
+        return
+    check("learner", learner.knows(newest), "the network is gone, or knows other samples than remain")
+    if taught is not None and taught.snapshot == newest.number:
+        check("model", taught.model_digest == learner.digest, f"{taught.name} is not what the learner has come to")
+    if again and learner.fresh:
+        progress.say("Training it again on what remains, to compare.")
+        check("again", learner.again(progress) == learner.digest, "trained again on what remains, its weights differ")
 
 
 def _basis_of(live: LiveMemory) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 from everlearn import faults
 from everlearn.errors import StoreFault
 from everlearn.learn.features import images
+from everlearn.workspace import PRIVATE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -92,7 +93,7 @@ class Arrays:
 def forget(workspace: Workspace, ids: Collection[SampleId]) -> None:
     """Overwrite these samples in every file. Raises StoreFault."""
     wanted = {id.encode() for id in ids}
-    for names in sorted((workspace.root / ".everlearn" / FOLDER).glob("*.ids")):
+    for names in sorted((workspace.root / PRIVATE / FOLDER).glob("*.ids")):
         _overwrite(names, wanted)
 
 

@@ -1,5 +1,5 @@
-"""What can learn a snapshot: the exact memory, an ensemble of exact memories, a River estimator. Each keeps what it
-learned, and hands over what answers for it, ready to be registered."""
+"""What can learn a snapshot: the exact memory, an ensemble of exact memories, a River estimator, a network trained in
+stages. Each keeps what it learned, and hands over what answers for it, ready to be registered."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from everlearn.types import Member, Progress, Snapshot
     from everlearn.workspace import Workspace
 
-EXACT, ENSEMBLE, RIVER = "exact", "ensemble", "river"
+EXACT, ENSEMBLE, RIVER, STAGED = "exact", "ensemble", "river", "staged"
 INSIDE = "inside its workspace only"
 """What the card of a model says that cannot be one graph."""
 HEAD, LEARNED = "/head.npz", "/learner.river"
@@ -243,10 +243,18 @@ def _ensemble(workspace: Workspace, snapshot: Snapshot, members: Sequence[Member
     return replace(ensembles.taught(made), moved=moved, memory_digest=memory.memory.digest())
 
 
+def _staged(workspace: Workspace, snapshot: Snapshot, members: Sequence[Member], progress: Progress) -> Taught:
+    """A network, trained in stages; members: it takes its own of the snapshot."""
+    from everlearn.stages.networks import StagedLearner
+
+    return StagedLearner.open(workspace).bring_to(snapshot, progress)
+
+
 LEARNERS: dict[str, Callable[[Workspace, Snapshot, Sequence[Member], Progress], Taught]] = {
     EXACT: _exact,
     ENSEMBLE: _ensemble,
     RIVER: _river,
+    STAGED: _staged,
 }
 """What `learn.learner` names, up to its colon: brought to the members of a snapshot, and kept so."""
 
@@ -254,6 +262,7 @@ STATES: dict[str, Callable[[Workspace], Path]] = {
     EXACT: lambda workspace: workspace.root / FILE,
     ENSEMBLE: lambda workspace: workspace.root / FILE,
     RIVER: lambda workspace: workspace.private("river.state"),
+    STAGED: lambda workspace: workspace.private("staged.json"),
 }
 """Where each keeps what it learned."""
 

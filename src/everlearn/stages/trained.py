@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 def enter(workspace: Workspace, snapshot: Snapshot, divided: Sides, result: Training, progress: Progress) -> Version:
     """Register what a training has come to."""
     began = time.monotonic() - result.seconds
+    found = taught(workspace, divided, result, progress, Moved(len(divided.train), 0))
+    report = teach.reported(f"staged:{result.recipe.name}", found, began, snapshot)
+    return teach.register(workspace, found, snapshot, report, f"trained by {result.recipe.name}")
+
+
+def taught(workspace: Workspace, divided: Sides, result: Training, progress: Progress, moved: Moved) -> Taught:
+    """What a training has come to, ready to be registered."""
     answers = answering(workspace, divided, result, progress)
     kept = result.stages[result.kept - 1] if result.kept else None
     details: dict[str, Any] = {
@@ -33,8 +40,8 @@ def enter(workspace: Workspace, snapshot: Snapshot, divided: Sides, result: Trai
         "accuracy_validation": kept.kept_accuracy if kept else None,
     }  # fmt: skip
     digest = hashlib.sha256(b"".join(_bytes(one) for one in answers.network.state_dict().values())).hexdigest()
-    taught = Taught(
-        Moved(len(divided.train), 0), len(divided.train), answers, None, digest, None, details,
+    return Taught(
+        moved, len(divided.train), answers, None, digest, None, details,
         {
             "accuracy_validation": details["accuracy_validation"],
             "automatic_labels": None,
@@ -44,8 +51,6 @@ def enter(workspace: Workspace, snapshot: Snapshot, divided: Sides, result: Trai
             "from what remains.",
         },
     )  # fmt: skip
-    report = teach.reported(f"staged:{result.recipe.name}", taught, began, snapshot)
-    return teach.register(workspace, taught, snapshot, report, f"trained by {result.recipe.name}")
 
 
 def answering(workspace: Workspace, divided: Sides, result: Training, progress: Progress) -> Answering:
@@ -69,8 +74,8 @@ def answering(workspace: Workspace, divided: Sides, result: Training, progress: 
 
 
 def _temperature(workspace: Workspace, divided: Sides, plain: Answering, progress: Progress) -> float:
-    """What scores are divided by so that the validation labels are most probable (Guo et al. 2017, arXiv:1706.04599).
-    """
+    """What scores are divided by so that the validation labels are most probable (Guo et al. 2017,
+    arXiv:1706.04599)."""
     from scipy.optimize import minimize_scalar
 
     table = plain.answered(inputs_of(workspace, plain.network, [one.id for one in divided.validation], progress))
