@@ -144,7 +144,40 @@ def models_list(
         for o in listed
     ]  # fmt: skip
     head = ["version", "alias", "score", "learner", "backbone", "snapshot", "made (UTC)", "tags"]
-    return Answer({"models": listed}, table(rows, head) if rows else ["No model yet: everlearn run"])
+    lines = table(rows, head) if rows else ["No model yet: everlearn run"]
+    stages = _stages(workspace)
+    newest = [one for one in stages if one["run"] == stages[0]["run"]] if stages else []
+    if newest:
+        lines += ["", "Stages of the newest training, to continue with: everlearn train --from MODEL "
+                  "(all: everlearn models stages)", *_staged(newest)]  # fmt: skip
+    return Answer({"models": listed, "stages": stages}, lines)
+
+
+@models.command("stages")
+def models_stages(context: Context) -> Answer:
+    """Every stage that a training has saved, newest run first. Continue one: everlearn train --from MODEL --type T"""
+    stages = _stages(opened(context))
+    lines = _staged(stages) if stages else ["Nothing was trained in stages yet: everlearn train"]
+    return Answer({"models": [], "stages": stages}, lines)
+
+
+def _stages(workspace: Any) -> list[dict[str, Any]]:
+    from everlearn.stages.training import list_stages
+
+    return list_stages(workspace)
+
+
+def _staged(stages: list[dict[str, Any]]) -> list[str]:
+    rows = [
+        [one["model"], one["name"], "best" if one["best"] else "last", _figure(one["val_loss"]),
+         _figure(one["val_accuracy"]), f"{one['seconds']:.0f} s", one["version"] or ""]
+        for one in stages
+    ]  # fmt: skip
+    return table(rows, ["model", "stage", "weights", "val loss", "val accuracy", "time", "version"])
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 @models.command("show")
