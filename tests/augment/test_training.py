@@ -168,3 +168,18 @@ def test_a_hundred_stages_of_light_are_cut_not_wrapped():
 def test_what_is_no_batch_of_images_is_refused(given_images, given_keys):
     with pytest.raises(BadInput):
         augmenter(ALL).many(given_images, given_keys)
+
+
+def test_threads_change_nothing():
+    """OpenCV and torch divide a large image among their threads."""
+    large, found = images(2, 500, 480), []
+    before = cv2.getNumThreads(), torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            cv2.setNumThreads(threads)
+            torch.set_num_threads(threads)
+            found.append(augmenter(ALL).many(large, keys(3, 4)))
+    finally:
+        cv2.setNumThreads(before[0])
+        torch.set_num_threads(before[1])
+    assert torch.equal(*found)

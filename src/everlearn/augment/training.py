@@ -71,11 +71,13 @@ class Plan:
     """What happens to each of N images, but for their colours.
 
     matrices: (N, 3, 3), where a point (x, y, 1) goes, 0 the centre of the upper left pixel; None: it stays. mirrored:
-    (N,), whether left is now right. steps: each image's operations of a policy.
+    (N,), whether left is now right. turned: whether more than that moves, so that pixels are resampled. steps: each
+    image's operations of a policy.
     """
 
     matrices: NDArray[np.float64] | None
     mirrored: NDArray[np.bool_]
+    turned: bool
     steps: list[list[Step]]
 
 
@@ -110,8 +112,9 @@ class TrainingAugmenter:
         mirrored = (drawn[:, Column.MIRROR] < 0.5) & settings.flip
         policy = POLICIES.get(settings.policy)
         steps = [policy.steps(row, height, width) for row in drawn[:, Column.POLICY :]] if policy else []
-        if not (settings.flip or settings.rotation or settings.shift or settings.scale or policy):
-            return Plan(None, mirrored, steps)
+        turned = bool(settings.rotation or settings.shift or settings.scale or policy)
+        if not (turned or settings.flip):
+            return Plan(None, mirrored, turned, steps)
         signed = 2 * drawn - 1  # -1..1
         angle = np.radians(settings.rotation) * signed[:, Column.ANGLE]  # (N,) counter-clockwise on the screen
         size = 1 + settings.scale * signed[:, Column.SCALE]
@@ -123,17 +126,12 @@ class TrainingAugmenter:
         for row, chosen in enumerate(steps):
             for step in chosen:
                 matrices[row] = matrix(step, height, width) @ matrices[row]
-        return Plan(matrices, mirrored, steps)
+        return Plan(matrices, mirrored, turned, steps)
 
     def _altered(self, pixels: Image, plan: Plan, drawn: NDArray[np.float64]) -> Image:
         """(N, H, W, 3) -> the same, changed: geometry, a policy's colours, light, then lens, sensor and what hides."""
         settings = self.settings
-        out = np.empty_like(pixels)
-        if plan.matrices is None:
-            out[:] = pixels
-        else:
-            for image, moved, to in zip(pixels, plan.matrices, out):
-                warped(image, moved, to)
+        out = _moved(pixels, plan)
         for image, chosen in zip(out, plan.steps):
             _recolour(image, chosen)
         if settings.contrast or settings.brightness:
@@ -158,6 +156,19 @@ class TrainingAugmenter:
         contrast = 1 + settings.contrast * signed[:, Column.CONTRAST, None]
         brightness = 255 * settings.brightness * signed[:, Column.BRIGHTNESS, None]
         return np.rint(means + (LEVELS - means) * contrast + brightness).clip(0, 255).astype(np.uint8)
+
+
+def _moved(pixels: Image, plan: Plan) -> Image:
+    """(N, H, W, 3) -> new memory, after all geometry."""
+    if not plan.turned or plan.matrices is None:
+        out = pixels.copy()
+        for row in np.flatnonzero(plan.mirrored):
+            cv2.flip(pixels[row], 1, out[row])
+        return out
+    out = np.empty_like(pixels)
+    for image, moved, to in zip(pixels, plan.matrices, out):
+        warped(image, moved, to)
+    return out
 
 
 def warped(image: NDArray[Any], moved: NDArray[np.float64], to: NDArray[Any], method: int = cv2.INTER_LINEAR) -> None:
