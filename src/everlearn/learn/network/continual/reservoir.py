@@ -121,8 +121,10 @@ class Reservoir:
         take more room than before, some samples are let go."""
         if len(logits) != len(self):
             raise BadInput(f"{len(logits)} logits are given for {len(self)} samples.", "Give one row for each.")
-        self._noted = _half(logits, logits.shape[1])
-        self._fit_in()
+        width = logits.shape[1]
+        kept = self._fit_in(width)
+        self._noted = _half(logits[kept], width)
+        self.logits = self._noted.astype(np.float32)
         self._write()
 
     def forget(self, keys: Iterable[str]) -> int:
@@ -179,38 +181,37 @@ class Reservoir:
 
     def _change(
         self, stay: Rows, new: NDArray[Any] | None = None, noted: NDArray[Any] | None = None,
-        inputs: NDArray[Any] | None = None,
+        inputs: NDArray[Any] | None = None, width: int = 0,
     ) -> None:  # fmt: skip
-        """What goes leaves the index first; then images come into slots that are free; then the index names them."""
-        before = self._index["slot"]
-        width = self.width if noted is None else noted.shape[1]
-        gone = np.setdiff1d(before, before[stay])
-        wider = width != self.width
-        self._set(self._index[stay], _half(self._noted[stay], width))
+        """What goes leaves the index first; then images come into slots that are free; then the index names them.
+        width: of the logits that there must be room for."""
+        width = max(width, self.width, 0 if noted is None else noted.shape[1])
+        gone = np.setdiff1d(self._index["slot"], self._index["slot"][stay])
+        self._set(self._index[stay], self._noted[stay])
         if len(gone):
             self._write()
             faults.point("reservoir.let_go")
-        self._cut()
+        self._cut(self.room(width))
         if new is not None and len(new) and noted is not None and inputs is not None:
             new["slot"] = self._free(len(new))
             self._put(new["slot"], inputs)
             faults.point("reservoir.images")
             self._blank(np.setdiff1d(gone, new["slot"]))
-            self._set(np.concatenate([self._index, new]), np.concatenate([self._noted, noted]))
+            both = np.concatenate([_half(self._noted, width), _half(noted, width)])
+            self._set(np.concatenate([self._index, new]), both)
+            self._write()
+            faults.point("reservoir.index")
         else:
             self._blank(gone)
-            if not wider:
-                return
-        self._write()
-        faults.point("reservoir.index")
 
-    def _fit_in(self) -> None:
-        """Lets go what a smaller budget, or wider logits, have no room for."""
-        self._change(np.sort(balanced(self.targets, self._index["priority"], self.room(self.width))))
+    def _fit_in(self, width: int) -> Rows:
+        """Lets go what a smaller budget, or wider logits, have no room for. Places of what stays."""
+        kept = np.sort(balanced(self.targets, self._index["priority"], self.room(width)))
+        self._change(kept, width=width)
+        return kept
 
-    def _cut(self) -> None:
+    def _cut(self, room: int) -> None:
         """Samples in slots beyond the room move to free ones, and the file ends there."""
-        room = self.room(self.width)
         beyond = np.flatnonzero(self._index["slot"] >= room)
         if len(beyond):
             free = self._free(len(beyond))
@@ -274,7 +275,7 @@ class Reservoir:
         index["priority"] = self._priorities(index["key"])
         self._set(index, noted)
         self._blank(np.setdiff1d(np.arange(self._held_slots()), index["slot"]))  # a kill may have come before
-        self._fit_in()
+        self._fit_in(self.width)
 
     def _read(self) -> tuple[dict[str, Any], NDArray[Any], NDArray[Any]]:
         with storage.read(self.folder / "index.bin") as file:
