@@ -36,6 +36,7 @@ ATTEMPTS = 5
 _FAN = 8  # sums that are added up by one task
 _AHEAD = 2  # parts under way for each worker, so that none waits for this process
 _PATIENCE = 5.0  # seconds for a cluster's first answer
+_ROOM = 120.0  # seconds for processes that work together to find a place
 
 
 class Engine(Protocol):
@@ -163,6 +164,68 @@ class Ray:
         whole = self._get(rest[0] if len(rest) == 1 else merge.remote(add, *rest))
         return add([whole])  # what Ray gives lies in its own memory, read-only, and is gone with the cluster
 
+    @property
+    def members(self) -> int:
+        """Processes that a training fills the cluster with: one for each GPU; without any, one for each machine."""
+        gpus = int(self._ray.cluster_resources().get("GPU", 0))
+        wanted = gpus or len(self._machines())
+        return wanted if self._most is None else min(wanted, self._most)
+
+    def together(self, work: Callable[[], Result], count: int) -> list[Result]:
+        """`work()` in so many processes at the same time, each with what `torch.distributed` asks the environment for.
+
+        What each gave, the first one's first. Raises what `work` raises, and ClusterFault where there is no room or a
+        process died; the others are ended then.
+        """
+        cores = self._cores_each(count)
+        gpus = 1 if self._ray.cluster_resources().get("GPU", 0) >= count else 0
+        kind = self._ray.remote(num_cpus=cores, num_gpus=gpus, scheduling_strategy="SPREAD")(_Member)
+        members = [kind.remote() for _ in range(count)]
+        try:
+            try:
+                address, port = self._ray.get([one.address.remote() for one in members], timeout=_ROOM)[0]
+            except self._ray.exceptions.GetTimeoutError:
+                raise ClusterFault(
+                    f"The cluster had no room for {count} processes of {cores} cores for {_ROOM:.0f} s.",
+                    "Ask for fewer (--processes), or wait until its other work is done.",
+                ) from None
+            place = {"MASTER_ADDR": address, "MASTER_PORT": str(port), "WORLD_SIZE": str(count), "LOCAL_RANK": "0"}
+            under_way = [
+                one.run.remote(version("everlearn"), {**place, "RANK": str(rank)}, work)
+                for rank, one in enumerate(members)
+            ]
+            waiting = list(under_way)
+            while waiting:  # whichever fails first is told; the others wait for it in vain
+                done, waiting = self._ray.wait(waiting, num_returns=1)
+                for one in done:
+                    self._get(one)
+            return [self._get(one) for one in under_way]
+        except self._ray.exceptions.RayActorError as error:
+            raise ClusterFault(
+                f"A process of {count} on the cluster died: {_line(error)}", "What is saved is kept: run it again."
+            ) from None
+        finally:
+            for member in members:
+                with suppress(Exception):  # whatever stopped us is the error to tell
+                    self._ray.kill(member)
+
+    def _machines(self) -> list[int]:
+        """Cores of each machine that has some to give."""
+        alive = [one["Resources"] for one in self._ray.nodes() if one["Alive"]]
+        return [int(one["CPU"]) for one in alive if one.get("CPU", 0) >= 1] or [1]
+
+    def _cores_each(self, count: int) -> int:
+        """Cores that each of so many processes gets, spread over the machines. Raises ClusterFault."""
+        cores = max(self._machines())
+        while cores > 1 and sum(one // cores for one in self._machines()) < count:
+            cores -= 1
+        if sum(one // cores for one in self._machines()) < count:
+            raise ClusterFault(
+                f"The cluster has {sum(self._machines())} cores, too few for {count} processes.",
+                "Ask for fewer (--processes), or add machines.",
+            )
+        return cores
+
     def _as_done(self, begin: Callable[[Part], Any], parts: Iterable[Part]) -> Iterator[tuple[Part, Any]]:
         """Begin parts, a few ahead, and give each back when it is done."""
         under_way: dict[Any, Part] = {}
@@ -203,11 +266,7 @@ class Ray:
 
 def _one(wanted: str, sent: list[Any], part: Any) -> Any:
     """On a worker: one part. The work itself is fetched once for each worker process, and kept for the next part."""
-    if wanted != version("everlearn"):
-        raise ClusterFault(
-            f"The worker on {socket.gethostname()} has Everlearn {version('everlearn')}, this process {wanted}.",
-            "Install the same version on every machine of the cluster.",
-        )
+    _check_version(wanted)
     import ray
 
     os.environ["EVERLEARN_THREADS"] = "1"  # a task has one core
@@ -222,6 +281,31 @@ def _one(wanted: str, sent: list[Any], part: Any) -> Any:
 
 
 _fetched: dict[str, Callable[[Any], Any]] = {}
+
+
+def _check_version(wanted: str) -> None:
+    if wanted != version("everlearn"):
+        raise ClusterFault(
+            f"The worker on {socket.gethostname()} has Everlearn {version('everlearn')}, this process {wanted}.",
+            "Install the same version on every machine of the cluster.",
+        )
+
+
+class _Member:
+    """One of several processes on a cluster that work together."""
+
+    def address(self) -> tuple[str, int]:
+        """Where the others find it, should it be the first: a port that was free a moment ago."""
+        import ray
+
+        with socket.socket() as one:
+            one.bind(("", 0))
+            return str(ray.util.get_node_ip_address()), int(one.getsockname()[1])  # type: ignore[no-untyped-call]
+
+    def run(self, wanted: str, environment: dict[str, str], work: Callable[[], Any]) -> Any:
+        _check_version(wanted)
+        os.environ |= environment
+        return work()
 
 
 def _added(add: Callable[[Sequence[Any]], Any], *sums: Any) -> Any:

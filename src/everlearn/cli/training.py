@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 import typer
 
 from everlearn.cli.console import Answer
 from everlearn.cli.data import opened
-from everlearn.errors import BadInput
+from everlearn.errors import BadInput, ClusterFault
 from everlearn.text import table
 
 Context = typer.Context
@@ -57,8 +58,14 @@ def train(
     """Train a network in stages, and register the best weights as a version. Every stage is saved; a run that was
     killed goes on where it was. Needs the extra [train]."""
     from everlearn.learn.network import recipe as recipes
+    from everlearn.learn.network.launch import follows
     from everlearn.stages import training
+    from everlearn.workspace import Workspace
 
+    if follows():  # a launcher started this process as one of several: the first does all but train, and speaks
+        with suppress(ClusterFault):
+            training.train(Workspace.open(context.obj.workspace), recipes.load("baseline"), context.obj, force=force)
+        raise typer.Exit
     workspace = opened(context)
     if kind and recipe:
         raise BadInput("--type and --recipe both say how to train.", "Give one of them.")

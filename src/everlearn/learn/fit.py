@@ -336,7 +336,8 @@ class Training:
 
     def judge(self, seconds: float) -> None:
         """End an epoch: what the network is worth on the validation side, and whether to go on."""
-        network = self.network if self.average is None else self.average.module
+        network = self.plain_network if self.average is None else self.average.module
+        self.run.as_first(network)
         scarce = self.parts_of_a_step > self.stage.accumulate
         found = judge(network, self._validation, self._plain, self.run, self._images_at_once() if scarce else JUDGED)
         loss, right, images = self.run.total(self._sums).tolist()
@@ -376,9 +377,16 @@ class Training:
 
     def load(self, state: dict[str, Any]) -> None:
         self.epoch, self.step, self.seconds = int(state["epoch"]), int(state["step"]), float(state["seconds"])
-        self._sums.copy_(state["sums"])
-        self.plain_network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        if self.run.first:  # whose state it is
+            self._sums.copy_(state["sums"])
+        try:
+            self.plain_network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (ValueError, RuntimeError) as error:
+            raise BadInput(
+                f"Stage {self.stage.name} cannot go on as it is asked for now: {str(error).splitlines()[0]:.200}",
+                "Train as it was begun, or begin another run: everlearn train --anew",
+            ) from None
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.rate.load_state_dict(state["rate"])

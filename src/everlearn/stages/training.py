@@ -12,9 +12,11 @@ import json
 import math
 import os
 import shutil
+import socket
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +25,11 @@ import numpy as np
 from everlearn import faults, track
 from everlearn.catalog import runs, snapshots, versions
 from everlearn.dataset.build import build as build_snapshot
-from everlearn.errors import BadInput, Corrupt, EverlearnError, Missing, TooFew
+from everlearn.errors import BadInput, ClusterFault, Corrupt, EverlearnError, Missing, TooFew
 from everlearn.learn.network import recipe as recipes
+from everlearn.monitor.system import Sampler
 from everlearn.naming import is_class
+from everlearn.stages import picturing
 from everlearn.types import SILENT
 from everlearn.workspace import CHECKPOINTS, read_json, write_whole
 
@@ -129,9 +133,25 @@ def train(
 
     begin: what was read from a stage file, to begin with its network; begun_from: its name. A run like this one that
     was killed goes on; resume: insist on one; anew: begin another; force: go on although settings or data have changed.
+    Of the processes that a launcher started the first does all this; the others only train, and get no version.
     Raises BadInput, TooFew, and Missing where there is nothing to resume.
     """
     _check_parts()
+    from everlearn.learn.network.launch import follows, leading
+
+    if follows():
+        return None, _followed(workspace, force)
+    with leading():
+        return _train(
+            workspace, recipe, progress, watch, begin, begun_from, resume=resume, anew=anew, force=force, kind=kind,
+            register=register,
+        )  # fmt: skip
+
+
+def _train(
+    workspace: Workspace, recipe: Recipe, progress: Progress, watch: Watch | None, begin: Mapping[str, Any] | None,
+    begun_from: str | None, *, resume: bool, anew: bool, force: bool, kind: str, register: bool,
+) -> tuple[Version | None, Training]:  # fmt: skip
     snapshot = build_snapshot(workspace)
     if resume and (unfinished := _unfinished(workspace, kind)):
         kept = read_json(_folder(workspace, unfinished[0].name) / JOB)
@@ -157,16 +177,18 @@ def train(
         if not goes_on or force:
             _write_job(workspace, folder, recipe, divided, classes, begin, begun_from, progress, fingerprint)
         told = track.Follow(following, stages=len(done_before), epochs=sum(len(one.history) for one in done_before))
-        done = _carried_out(workspace, folder, recipe, (told, watch), progress, force)
+        with Sampler() as sampler:
+            done = _carried_out(workspace, folder, recipe, (told, watch), progress, force)
         best = max((one.number for one in done if one.kept), default=0)
         result = Training(following.name, folder, recipe, tuple(done), best)
-        following.note(_summary(result), snapshot=snapshot.number)
+        following.note({**_summary(result), "system": sampler.use().to_json()}, snapshot=snapshot.number)
         version = None
         if register:
             from everlearn.stages.trained import enter
 
             version = enter(workspace, snapshot, divided, result, progress)
             following.note({}, version=version.name)
+            picturing.pictures(workspace, divided, result, following, progress)
     _tidy(folder)
     faults.point("train.done")
     return version, result
@@ -282,19 +304,42 @@ def work(root: str, run: str, force: bool = False, watches: Sequence[Watch] = ()
 def _carried_out(
     workspace: Workspace, folder: Path, recipe: Recipe, watches: Sequence[Watch | None], progress: Progress, force: bool
 ) -> list[Trained]:  # fmt: skip
-    """In this process, or in as many as there are GPUs, or as the recipe asks for."""
-    from everlearn.learn.network.launch import launch, launched, processes
+    """In this process, or in as many as there are GPUs, or as the recipe asks for; or on the machines of a cluster."""
+    from everlearn import engine
+    from everlearn.learn.network.launch import launch, launched, processes, tell
     from everlearn.learn.network.staged import Trained
 
     root, run = str(workspace.root), folder.name
-    wanted = processes(recipe.processes)
     there = [one for one in watches if one is not None]
-    if wanted == 1 or launched():
+    if launched():
+        tell(run)
         return work(root, run, force, there, alone=True)
-    progress.say(f"Training in {wanted} processes.")
+    cluster = engine.opened(workspace.config.engine)
+    far = cluster if isinstance(cluster, engine.Ray) else None
+    wanted = recipe.processes or (processes(None) if far is None else far.members)
+    if wanted == 1 and far is None:
+        return work(root, run, force, there, alone=True)
     (folder / RESULT).unlink(missing_ok=True)
-    launch(_in_a_process, wanted, root, run, force)
+    if far is None:
+        progress.say(f"Training in {wanted} processes.")
+        launch(_in_a_process, wanted, root, run, force)
+    else:
+        progress.say(f"Training in {wanted} processes of the Ray cluster; all read and write {folder}.")
+        far.together(partial(_in_a_process, root, run, force), wanted)
     return [Trained.from_json(one) for one in json.loads((folder / RESULT).read_text(encoding="utf-8"))]
+
+
+def _followed(workspace: Workspace, force: bool) -> Training:
+    """What the first of a launcher's processes leads."""
+    from everlearn.learn.network.launch import told
+
+    run = told()
+    if run is None:
+        raise ClusterFault("The first process has failed before the training began.", "It says why.")
+    folder = _folder(workspace, run)
+    recipe = recipes.load(read_json(folder / JOB)["recipe"])
+    done = work(str(workspace.root), run, force, alone=True)
+    return Training(run, folder, recipe, tuple(done), max((one.number for one in done if one.kept), default=0))
 
 
 def _in_a_process(root: str, run: str, force: bool) -> None:
@@ -303,9 +348,28 @@ def _in_a_process(root: str, run: str, force: bool) -> None:
     from everlearn.workspace import Workspace
 
     class Lines(Quiet):
+        def begin(self, stage: Any, facts: dict[str, Any]) -> None:
+            self.say(
+                f"{stage.name}: {facts['processes']} processes, {facts['batch']} images a step "
+                f"({facts['batch_of_one_process']} of each), learning rate {facts['learning_rate']:g} "
+                f"({stage.optimizer.learning_rate:g} x {facts['processes']})"
+            )
+
+        def epoch(self, found: Any) -> bool | None:
+            self.say(
+                f"  epoch {found.epoch}: loss {found.train_loss:.4f}, validation loss {found.val_loss:.4f}, "
+                f"accuracy {found.val_accuracy:.4f}, {found.images_per_second:.0f} images/s"
+            )
+            return None
+
         def say(self, text: str) -> None:
             os.write(2, f"{text}\n".encode())
 
+    if not (Path(root) / CHECKPOINTS / run / JOB).is_file():
+        raise ClusterFault(
+            f"{socket.gethostname()} does not see the run in {root}.",
+            "Put the workspace on a disk that every machine has under the same name.",
+        )
     workspace = Workspace.open(root)
     with ExitStack() as stack:
         watches: list[Watch] = []

@@ -1,23 +1,31 @@
-"""Several processes of one training on this machine, started without a launcher: one for each visible GPU.
+"""Several processes of one training: one for each visible GPU, started without a launcher; or those of a launcher.
 
 `accelerate launch -m everlearn train …`, `torchrun` and Ray Train start processes themselves, on several machines too;
-then this process is one of them, and nothing is started here.
+then this process is one of them, and nothing is started here. The first of them reads the workspace and writes into it;
+the others wait until it tells them which run they are to train.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from everlearn.errors import ClusterFault, EverlearnError
+from everlearn.learn.network.runtime import joined
 
 
 def launched() -> bool:
     """Whether a launcher started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def follows() -> bool:
+    """Whether this process is one of several, and not the first."""
+    return launched() and int(os.environ.get("RANK", "0")) > 0
 
 
 def processes(asked: int | None) -> int:
@@ -27,11 +35,46 @@ def processes(asked: int | None) -> int:
     return asked or max(1, torch.cuda.device_count())
 
 
+def tell(run: str | None) -> None:
+    """The first of a launcher's processes tells the others what to train; None: nothing comes of it."""
+    global _told
+    _told = True
+    _passed_on(run)
+
+
+def told() -> str | None:
+    """What the first has to say; waited for."""
+    return _passed_on(None)
+
+
+_told = False
+
+
+@contextmanager
+def leading() -> Iterator[None]:
+    """The others do not wait for ever where the first has failed before it could tell them anything."""
+    global _told
+    _told = False
+    try:
+        yield
+    finally:
+        if launched() and not follows() and not _told:
+            tell(None)
+
+
+def _passed_on(text: str | None) -> str | None:
+    joined()
+    said = [text]
+    torch.distributed.broadcast_object_list(said, src=0)
+    return said[0]
+
+
 def launch(function: Callable[..., None], count: int, *arguments: Any) -> None:
     """Run a module-level function in `count` new processes that know of each other, and wait for them.
 
     Raises ClusterFault with the first line of what went wrong in one of them, KeyboardInterrupt after Ctrl-C.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -42,6 +85,8 @@ def launch(function: Callable[..., None], count: int, *arguments: Any) -> None:
     )  # fmt: skip
     try:
         elastic_launch(config, _one)(function, *arguments)
+    except SignalException:
+        raise KeyboardInterrupt from None
     except ChildFailedError as error:
         said = [failure.message for failure in error.failures.values()]
         text = said[0]["message"] if said and isinstance(said[0], dict) else str(said[0] if said else error)
@@ -54,10 +99,10 @@ def launch(function: Callable[..., None], count: int, *arguments: Any) -> None:
 def _one(function: Callable[..., None], *arguments: Any) -> None:
     from torch.distributed.elastic.multiprocessing.errors import record
 
-    record(_told(function))(*arguments)
+    record(_as_text(function))(*arguments)
 
 
-def _told(function: Callable[..., None]) -> Callable[..., None]:
+def _as_text(function: Callable[..., None]) -> Callable[..., None]:
     def call(*arguments: Any) -> None:
         try:
             function(*arguments)

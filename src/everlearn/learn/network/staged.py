@@ -36,6 +36,9 @@ LAST = "last.pt"
 SAVE_SECONDS = 20.0
 """Between two states that a killed run can go on from; what lies between is trained again, to the same bits."""
 
+ONE_PRESS = 1.0
+"""Seconds in which a second signal is the same wish: a launcher passes on what the terminal has sent already."""
+
 
 class Network(Protocol):
     """`model.trainable.Network` is one; also an `nn.Module` from inputs to outputs."""
@@ -227,6 +230,7 @@ class _State:
     weights: Weights
     best: Judged
     start: Weights
+    processes: int
     training: dict[str, Any] | None = None
 
     @classmethod
@@ -234,18 +238,19 @@ class _State:
         """As it was saved, or the beginning."""
         path = job.folder / LAST
         if path.exists():
-            return cls._saved(job, checkpoint.load(path), force)
+            return cls._saved(job, checkpoint.load(path), run, force)
         best = Judged(math.inf, -math.inf)
         if job.warm and len(validation):
             network.to(run.device)
             best = judge(network, validation, criterion(plain(job.recipe.stages[0].loss)), run)
         weights = {name: value.detach().to("cpu", copy=True) for name, value in network.state_dict().items()}
-        return cls(job, [], weights, best, weights)
+        return cls(job, [], weights, best, weights, run.processes)
 
     @classmethod
-    def _saved(cls, job: Job, found: dict[str, Any], force: bool) -> _State:
+    def _saved(cls, job: Job, found: dict[str, Any], run: Runtime, force: bool) -> _State:
         try:
             changed = checkpoint.differences(found["fingerprint"], _plain(job.fingerprint))
+            changed += checkpoint.differences(found["processes"], run.processes, "processes")
             if changed and not force:
                 raise BadInput(
                     f"The run in {job.folder.name} was begun with something else: " + "; ".join(changed[:10]) + ".",
@@ -254,7 +259,7 @@ class _State:
                 )
             best = Judged(found["best"]["loss"], found["best"]["accuracy"])
             done = [Trained.from_json(one) for one in found["done"]]
-            return cls(job, done, found["weights"], best, found["start"], found["training"])
+            return cls(job, done, found["weights"], best, found["start"], run.processes, found["training"])
         except (KeyError, TypeError, AttributeError) as error:
             raise Corrupt(
                 f"The state of {job.folder.name} is damaged ({error}).", "Begin another run: everlearn train --anew"
@@ -264,7 +269,7 @@ class _State:
         checkpoint.save(
             self.job.folder / LAST,
             {
-                "format": checkpoint.FORMAT, "fingerprint": _plain(self.job.fingerprint),
+                "format": checkpoint.FORMAT, "fingerprint": _plain(self.job.fingerprint), "processes": self.processes,
                 "done": [_plain(one.to_json()) for one in self.done], "weights": self.weights, "start": self.start,
                 "best": {"loss": self.best.loss, "accuracy": self.best.accuracy}, "training": self.training,
             },
@@ -339,14 +344,16 @@ class _Saver:
 @contextmanager
 def _interruptible() -> Iterator[threading.Event]:
     """Ctrl-C, or a polite kill, waits for the step in hand to end; a second one does not."""
-    asked = threading.Event()
+    asked, since = threading.Event(), 0.0
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
 
     def handle(number: int, frame: object) -> None:
-        if asked.is_set():
+        nonlocal since
+        if asked.is_set() and time.monotonic() - since > ONE_PRESS:
             raise KeyboardInterrupt
+        since = since if asked.is_set() else time.monotonic()
         asked.set()
 
     before = {one: signal.signal(one, handle) for one in (signal.SIGINT, signal.SIGTERM)}
