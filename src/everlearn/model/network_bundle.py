@@ -143,7 +143,7 @@ def export(trained: Trained, path: Path, *, card: Mapping[str, Any] | None = Non
 def check(model: bundle.OnnxModel, trained: Trained, images: Sequence[Image] | None = None) -> float:
     """The largest difference between the file's answers and torch's, of values as a share of their range; images:
     generated ones by default. Raises Corrupt where it is beyond `bundle.TOLERANCE`."""
-    images = _probes(trained.network) if images is None else images
+    images = probes(trained.network) if images is None else images
     worst = float(np.abs(model.table(images) - trained.table(images)).max(initial=0))
     if trained.scale is not None:
         worst /= trained.scale.high - trained.scale.low
@@ -197,7 +197,7 @@ def export_features(network: Network, path: Path) -> str:
     path, data = Path(path), whole.SerializeToString()
     bundle.write(path, data)
     backbone = load_onnx(f"onnx:{path.name}", path.absolute().parent)
-    images = backbone.prepare(_probes(network))
+    images = backbone.prepare(probes(network))
     found = np.concatenate([runs(backbone).run(None, {INPUT: images[i : i + 1]})[0] for i in range(len(images))])
     with torch.no_grad(), judging(network):
         given = network.prepared(list(images))
@@ -283,7 +283,7 @@ def judging(network: Network) -> Iterator[None]:
         network.to(device).train(before)
 
 
-def _probes(network: Network) -> list[Image]:
+def probes(network: Network) -> list[Image]:
     """Images of several sizes and natures, or rows."""
     if not network.size:
         rng = np.random.default_rng(0)

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,27 @@ ENDINGS = (".weights.h5", ".keras", ".h5")
 _PROBE = 100.0  # a pixel's value
 
 
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A Keras network with global average pooling: (N, size, size, 3) float32 -> (N, D)."""
+
+    module: Any
+    architecture: str
+    licence: str
+    preparation: Preparation
+
+
 def keras(asked: Asked) -> Network:
     """A network of Keras Applications with global average pooling."""
-    library = _library(asked)
+    loaded = load_keras(asked)
+    digest = digest_of(np.asarray(one) for one in loaded.module.get_weights())
+    graph = _onnx(asked, loaded.module)
+    return Network(graph, loaded.architecture, digest, loaded.licence, loaded.preparation)
+
+
+def load_keras(asked: Asked) -> Loaded:
+    """The network itself. Raises as `library.load_network`."""
+    library = keras_itself(f"backbone {asked.spec}")
     builders = {name: one for name, one in vars(library.applications).items() if name[:1].isupper() and callable(one)}
     if asked.name not in builders:
         near = difflib.get_close_matches(asked.name, builders, 3)
@@ -56,12 +75,12 @@ def keras(asked: Asked) -> Network:
     elif path:
         licence += f" (from {path.name})"
     how = _preparation(size, sys.modules[builder.__module__].preprocess_input)
-    digest = digest_of(np.asarray(one) for one in network.get_weights())
     architecture = asked.name + "".join(f" {key} {value}" for key, value in width.items())
-    return Network(_onnx(asked, network), architecture, digest, licence, how)
+    return Loaded(network, architecture, licence, how)
 
 
-def _library(asked: Asked) -> Any:
+def keras_itself(what: str) -> Any:
+    """The library. what: needs it. Raises NotInstalled."""
     if "keras" not in sys.modules and "KERAS_BACKEND" not in os.environ and importlib.util.find_spec("torch"):
         os.environ["KERAS_BACKEND"] = "torch"  # which is there; Keras would look for TensorFlow
     try:
@@ -69,7 +88,7 @@ def _library(asked: Asked) -> Any:
         return __import__("keras")
     except ImportError as error:
         raise NotInstalled(
-            f"backbone {asked.spec} needs {error.name}, which is not installed.", "pip install 'everlearn[keras]'"
+            f"{what} needs {error.name}, which is not installed.", "pip install 'everlearn[keras]'"
         ) from None
 
 

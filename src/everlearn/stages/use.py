@@ -8,21 +8,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from everlearn import image, registry
-from everlearn.catalog import answers, labels, samples, snapshots, turns, versions
+from everlearn.catalog import answers, labels, samples, turns, versions
 from everlearn.catalog.samples import Sample
 from everlearn.catalog.tables import now
 from everlearn.deploy import deploy as copy_to
 from everlearn.errors import BadInput, Missing
 from everlearn.files import change, new_keys
-from everlearn.learn.live import LiveMemory
 from everlearn.naming import is_class
-from everlearn.stages import answering, learners, prove, standing
+from everlearn.stages import answering, learners, prove
 from everlearn.types import SILENT
 
 if TYPE_CHECKING:
     from everlearn.catalog.versions import Version
     from everlearn.deploy.copy import Deployed
-    from everlearn.types import Progress, SampleId
+    from everlearn.types import SampleId
     from everlearn.workspace import Workspace
 
 DRIFT_ANSWERS = 200
@@ -114,33 +113,6 @@ def _newest(workspace: Workspace, version: Version) -> dict[str, Any] | None:
         return None
     names = ("images", *prove.FIGURES, "forgetting", "gates", "decision")
     return {"at": done[-1]["at"], **{name: done[-1]["result"].get(name) for name in names}}
-
-
-def export(
-    workspace: Workspace, model: str | None, out: Path, sums: bool, progress: Progress
-) -> tuple[Version, list[Path]]:
-    """Copy a version's bundle to a folder; with `sums` also the exact memory as it stood then."""
-    version = answering.registered(workspace, model)
-    written = registry.export(workspace, version, out)
-    if sums:
-        memory = _memory_of(workspace, version, progress)
-        path = out.absolute() / version.key.rpartition("/")[2].replace(".onnx", ".sums")
-        memory.memory.save(path, {"version": version.name, "digest": version.memory_digest})
-        written.append(path)
-    return version, written
-
-
-def _memory_of(workspace: Workspace, version: Version, progress: Progress) -> LiveMemory:
-    """The memory as it stood at a version: the live one brought there, in this process only."""
-    if version.memory_digest is None:
-        raise BadInput(f"{version.name} ({version.learner}) holds no sums.", "Export it without --sums.")
-    memory = standing.live(workspace)
-    with workspace.catalog.read() as tx:
-        members = list(snapshots.members(tx, version.snapshot or 0))
-    memory.bring_to(members, progress)
-    if memory.memory.digest() != version.memory_digest:
-        raise BadInput(f"The memory of {version.name} cannot be had any more.", "Samples of it were forgotten since.")
-    return memory
 
 
 def drifted(workspace: Workspace) -> str | None:
