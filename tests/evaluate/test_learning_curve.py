@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from everlearn.errors import BadInput, TooFew
-from everlearn.evaluate.learning_curve import PowerLaw, learning_curve, nested, picture, shares
+from everlearn.evaluate.learning_curve import PowerLaw, growing, learning_curve, nested, picture, shares
 
 SIZES = np.array([50, 100, 200, 400, 800, 1600.0])
 TRUTH = PowerLaw(2.0, 0.6, 0.02)
@@ -67,10 +67,17 @@ def test_parts_grow_hold_each_other_and_split_no_group() -> None:
 
 
 def test_shares_begin_where_each_class_can_be_known() -> None:
-    assert shares(1648, 10) == [1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0]
-    assert shares(100, 10) == [0.25, 0.5, 1.0]
+    assert shares(1648, 20) == [1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0]
+    assert shares(100, 20) == [0.25, 0.5, 1.0]
     with pytest.raises(TooFew, match="It begins at 80"):
-        shares(60, 10)
+        shares(60, 20)
+
+
+def test_sizes_that_large_groups_make_alike_count_once() -> None:
+    assert growing([270, 270, 328, 424, 652, 1219]) == [2, 3, 4, 5]
+    assert growing([100, 200, 400]) == [0, 1, 2]
+    with pytest.raises(TooFew, match="only 2 sizes"):
+        growing([390, 395, 400, 900])
 
 
 def test_what_cannot_be_fitted_is_refused() -> None:

@@ -34,6 +34,8 @@ SLOPES = np.geomspace(0.05, 2.0, 80)
 """Exponents b that are tried; a and c follow in closed form."""
 RESAMPLES = 2000
 LEAST_POINTS = 3
+GROWTH = 1.25
+"""Each size on a curve is at least so many times the one before."""
 FEW_CURVES = 4
 """From so many curves on, their own spread gives the interval."""
 FARTHEST = 1000
@@ -106,17 +108,32 @@ class LearningCurve(Result):
         return f" About {self.needed:,} images would reach {of}."
 
 
-def shares(samples: int, classes: int, points: int = 6) -> list[float]:
-    """Shares of the data to learn from, each twice the last, up to 1: as many as leave the first two samples of each
-    class, and at most `points`. Raises TooFew where there are not three."""
-    least = max(2 * classes, 10)
+def shares(samples: int, least: int, points: int = 6) -> list[float]:
+    """Shares of the data to learn from, each twice the last, up to 1: as many as leave so many samples at least, and at
+    most `points`. Raises TooFew where there are not three."""
     found = [2.0**-k for k in range(points) if samples * 2.0**-k >= least]
     if len(found) < LEAST_POINTS:
         raise TooFew(
-            f"{samples} samples of {classes} classes are too few for a learning curve.",
-            f"It begins at {least * 2 ** (LEAST_POINTS - 1)} samples to learn from.",
+            f"{samples} samples to learn from are too few for a learning curve.",
+            f"It begins at {least * 2 ** (LEAST_POINTS - 1)}.",
         )
     return found[::-1]
+
+
+def growing(sizes: Sequence[float]) -> list[int]:
+    """Places of the sizes that are clearly larger than the one kept before them: where groups are large, two shares may
+    come to nearly the same samples. The last, which is all there is, is kept. Raises TooFew where fewer than three are
+    left."""
+    kept: list[int] = []
+    for place in range(len(sizes) - 1, -1, -1):
+        if not kept or sizes[place] * GROWTH <= sizes[kept[-1]]:
+            kept.append(place)
+    if len(kept) < LEAST_POINTS:
+        raise TooFew(
+            f"The groups of images are so large that only {len(kept)} sizes of data can be told apart.",
+            "A learning curve needs three: collect in more sessions.",
+        )
+    return kept[::-1]
 
 
 def nested(

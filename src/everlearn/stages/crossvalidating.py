@@ -21,7 +21,7 @@ from everlearn.errors import BadInput
 from everlearn.evaluate.changes import Change, changes
 from everlearn.evaluate.fivebytwo import HALVES, REPEATS, FiveByTwo, five_by_two
 from everlearn.evaluate.folds import CrossValidated, Fold, folds_of, summary
-from everlearn.evaluate.learning_curve import LearningCurve, learning_curve, nested, picture, shares
+from everlearn.evaluate.learning_curve import LearningCurve, growing, learning_curve, nested, picture, shares
 from everlearn.stages.subjects import Pool, Scored, Way, pool, way
 from everlearn.workspace import write_whole
 
@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 
 CURVES, HEAVY_CURVES = 5, 2
 """Curves that are drawn, one for each fold: of the exact memory, and of networks."""
-HEAVY_POINTS = 4
-"""Sizes on the curve of a network."""
+POINTS, HEAVY_POINTS = 6, 4
+"""Sizes on a curve, at most."""
+LEAST, HEAVY_LEAST = 2, 4
+"""Samples of each class that a curve begins with."""
 
 
 @dataclass(frozen=True)
@@ -106,21 +108,21 @@ def curve(
     one = way(workspace, name, data, progress, quick=quick)
     curves = curves or (HEAVY_CURVES if one.heavy else CURVES)
     folds = list(folds_of(data.labels, data.groups, folds=max(CURVES, curves), seed=seed, numbers=data.numbers))
-    some = shares(
-        min(len(fold.train) for fold in folds), *((4 * data.classes, HEAVY_POINTS) if one.heavy else (data.classes, 6))
-    )
+    of_class, points = (HEAVY_LEAST, HEAVY_POINTS) if one.heavy else (LEAST, POINTS)
+    some = shares(min(len(fold.train) for fold in folds), max(of_class * data.classes, 10), points)
+    cuts = [nested(data.labels, data.groups, fold.train, some, seed) for fold in folds[:curves]]
+    kept = growing([sum(map(len, sizes)) / curves for sizes in zip(*cuts, strict=True)])
+    some, cuts = [some[i] for i in kept], [[parts[i] for i in kept] for parts in cuts]
     config = _config(data, one.config, {"curves": curves, "shares": some, "seed": seed})
     with _experiment(workspace, "curve", config, data, anew, progress) as done:
-        each, counts = done.each, []
+        each = done.each
         with progress.task("trainings", curves * len(some)) as task:
-            for fold in folds[:curves]:
-                parts = nested(data.labels, data.groups, fold.train, some, seed)
-                counts.append([len(part) for part in parts])
+            for fold, parts in zip(folds, cuts, strict=False):
                 for share, learn in zip(some, one.growing(fold, parts), strict=True):
                     each.append(_once(workspace, done.run, {"fold": fold.name, "share": share}, learn))
                     task.advance()
         rows = [each[i * len(some) : (i + 1) * len(some)] for i in range(curves)]
-        sizes = [sum(of_size) / curves for of_size in zip(*counts, strict=True)]
+        sizes = [sum(map(len, parts)) / curves for parts in zip(*cuts, strict=True)]
         found = learning_curve(
             sizes, [[_error(data, row) for row in one_curve] for one_curve in rows], samples=len(data.members),
             tested=round(sum(row[0]["tested"] for row in rows) / curves), measure=data.measure, target=target,
