@@ -1,9 +1,9 @@
-"""Write docs/configuration.md from everlearn.config; `--check` only compares."""
+"""Write docs/configuration.md from everlearn.config, and docs/recipes.md from the recipe; `--check` only compares."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from everlearn.config import Config
 
-TARGET = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 HEAD = """\
 # Settings
@@ -84,14 +84,58 @@ def page() -> str:
     return f"{HEAD}\n## The workspace\n\n{_table(plain)}{''.join(sections)}"
 
 
+RECIPES = """\
+# Recipes
+
+<!-- Written by scripts/make_settings.py from everlearn.learn.network.recipe: edit there, then `make settings`. -->
+
+A recipe says how a network is trained ([Training](training.md)): `everlearn train --recipe NAME` takes one that comes
+with Everlearn, `--recipe FILE.yaml` one of your own, `--set FIELD=VALUE` changes a field: `size=96`,
+`stages.0.epochs=5` or `stages.baseline.epochs=5` of one stage, `stages.*.batch_size=64` of all. An unknown field, or a
+value that cannot be, is an error that names both.
+"""
+
+
+def recipes_page() -> str:
+    from everlearn.learn.network import recipe
+
+    parts = [RECIPES, "\n## Those that come with Everlearn\n\n| recipe | network | stages |\n|---|---|---|\n"]
+    for name in recipe.shipped():
+        one = recipe.load(name)
+        stages = ", ".join(f"{stage.name} ({stage.epochs})" for stage in one.stages)
+        parts.append(f"| `{name}` | `{one.network}`, {one.size} px | {stages} |\n")
+    parts.append("\nIn brackets: epochs, at most.\n\n```yaml\n")
+    parts.append((recipe.folder() / "five-stage.yaml").read_text(encoding="utf-8") + "```\n")
+    kinds = (recipe.Recipe, recipe.Stage, recipe.Optimizer, recipe.Schedule, recipe.Loss, recipe.Augmentation)
+    for kind in kinds:
+        rows = []
+        for name, field in kind.model_fields.items():
+            inside = field.annotation
+            if isinstance(inside, type) and issubclass(inside, BaseModel):
+                rows.append(
+                    f"| `{name}` | see [{inside.__name__}](#{inside.__name__.lower()}) "
+                    f"| {_cell(field.description or '')} |"
+                )
+            else:
+                default = "" if field.is_required() else _default(field)
+                rows.append(f"| `{name}` | {default} | {_cell(field.description or '')}{_choices(field)} |")
+        about = " ".join((kind.__doc__ or "").split())
+        parts.append(f"\n## {kind.__name__}\n\n{about}\n\n{_table(rows).replace('| setting ', '| field ')}")
+    return "".join(parts)
+
+
+PAGES: dict[str, Callable[[], str]] = {"configuration.md": page, "recipes.md": recipes_page}
+
+
 def main() -> int:
     if "--check" not in sys.argv[1:]:
-        TARGET.write_text(page(), "utf-8")
+        for name, made in PAGES.items():
+            (DOCS / name).write_text(made(), "utf-8")
         return 0
-    if TARGET.is_file() and TARGET.read_text("utf-8") == page():
-        return 0
-    print("docs/configuration.md is not in step with everlearn.config. Run `make settings`.", file=sys.stderr)
-    return 1
+    stale = [name for name, made in PAGES.items() if (DOCS / name).read_text("utf-8") != made()]
+    if stale:
+        print(f"docs/{', docs/'.join(stale)}: not in step with the code. Run `make settings`.", file=sys.stderr)
+    return 1 if stale else 0
 
 
 if __name__ == "__main__":

@@ -92,6 +92,13 @@ def test_the_settings_are_in_step() -> None:
     assert page == make_settings.page(), "docs/configuration.md is not in step with everlearn.config: `make settings`"
 
 
+def test_the_recipes_are_in_step() -> None:
+    from scripts import make_settings
+
+    page = (ROOT / "docs" / "recipes.md").read_text("utf-8")
+    assert page == make_settings.recipes_page(), "docs/recipes.md is not in step with the recipe: `make settings`"
+
+
 def test_both_readmes_say_the_same() -> None:
     """The Korean page has the same headings, by level, the same code, tables and links as the English one."""
     english, korean = ((ROOT / name).read_text("utf-8") for name in ("README.md", "README.ko.md"))

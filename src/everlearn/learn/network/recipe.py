@@ -168,7 +168,7 @@ class Recipe(Section):
 
 def shipped() -> list[str]:
     """Names of the recipes that come with Everlearn."""
-    return sorted(one.name.removesuffix(".yaml") for one in _folder().iterdir() if one.name.endswith(".yaml"))
+    return sorted(one.name.removesuffix(".yaml") for one in folder().iterdir() if one.name.endswith(".yaml"))
 
 
 def load(recipe: Recipe | str | Path | Mapping[str, Any]) -> Recipe:
@@ -178,7 +178,7 @@ def load(recipe: Recipe | str | Path | Mapping[str, Any]) -> Recipe:
     if isinstance(recipe, Mapping):
         return _checked(recipe, "The recipe")
     if isinstance(recipe, str) and recipe in shipped():
-        text, where = (_folder() / f"{recipe}.yaml").read_text(encoding="utf-8"), f"recipe {recipe}"
+        text, where = (folder() / f"{recipe}.yaml").read_text(encoding="utf-8"), f"recipe {recipe}"
     else:
         path = Path(recipe)
         if path.suffix not in (".yaml", ".yml") or not path.is_file():
@@ -250,5 +250,6 @@ def _checked(values: Mapping[str, Any], where: str) -> Recipe:
         ) from None
 
 
-def _folder() -> Any:
+def folder() -> Any:
+    """Where the shipped recipes lie."""
     return resources.files(__package__ or "everlearn.learn.network") / "recipes"
