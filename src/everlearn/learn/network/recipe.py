@@ -151,6 +151,10 @@ class Recipe(Section):
         numbers = {stage.loss.name in ("mse", "mae", "huber") for stage in self.stages}
         if len(numbers) > 1:
             raise ValueError("some stages have a loss for classes, others one for numbers")
+        if True in numbers:
+            for stage in self.stages:
+                if stage.augmentation.mixup or stage.augmentation.cutmix or stage.sampling != "natural":
+                    raise ValueError(f"stage {stage.name}: mixup, cutmix and sampling are for classes, not for numbers")
         return self
 
     def quick(self, epochs_per_stage: int = 1) -> Recipe:

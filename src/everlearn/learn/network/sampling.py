@@ -41,10 +41,21 @@ def order(targets: NDArray[np.generic], how: Sampling, seed: int, epoch: int) ->
 
 
 def keys(seed: int, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(N,) places in an epoch -> (N,) seeds of what is drawn there (SplitMix64, Steele et al. 2014). Positive."""
+    """(N,) places in an epoch -> (N,) seeds of what is drawn there. Positive. Seed and epoch are mixed one after the
+    other, so that those of two stages, or epochs, are not the same ones at other places."""
     with np.errstate(over="ignore"):
-        x = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(epoch) * np.uint64(0xD1B54A32D192ED03)
-        z = x + (positions.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return ((z ^ (z >> np.uint64(31))) >> np.uint64(1)).astype(np.int64)
+        begin = _mixed(_mixed(np.array([seed], np.uint64)) + np.uint64(epoch))
+        found = _mixed(begin + positions.astype(np.uint64) * _GOLDEN)
+    return (found >> np.uint64(1)).astype(np.int64)
+
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The next output of SplitMix64 in state x (Steele et al. 2014, figure 16)."""
+    z = x + _GOLDEN
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    found: NDArray[np.uint64] = z ^ (z >> np.uint64(31))
+    return found
