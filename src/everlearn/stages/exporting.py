@@ -73,9 +73,9 @@ def export(
         return Exported(version, [_weights(workspace, version, stem, form)])
     if int8:
         _trained(workspace, version)  # before anything is written
+    memory = _memory_of(workspace, version, progress) if sums else None
     files, cost = registry.export(workspace, version, out), None
-    if sums:
-        memory = _memory_of(workspace, version, progress)
+    if memory is not None:
         files.append(stem.with_name(stem.name + ".sums"))
         memory.memory.save(files[-1], {"version": version.name, "digest": version.memory_digest})
     if int8:
