@@ -23,11 +23,10 @@ from everlearn.learn.network.losses import Criterion
 
 
 class Ewc(Naive):
-    """strength: lambda; samples: images that F is estimated on."""
+    """strength: lambda; steps of plain SGD diverge where learning rate x lambda x F is above 2. samples: images that F
+    is estimated on."""
 
-    def __init__(
-        self, *, strength: float = 1000.0, samples: int = 200, known: Iterable[int] = (), seed: int = 0
-    ) -> None:
+    def __init__(self, *, strength: float = 10.0, samples: int = 200, known: Iterable[int] = (), seed: int = 0) -> None:
         super().__init__(known)
         self.strength, self.samples, self.seed = strength, samples, seed
         self.importance: dict[str, Tensor] = {}  # F
