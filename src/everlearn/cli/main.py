@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from everlearn.cli import craft, data, experiments, features, models, training, wheel
+from everlearn.cli import craft, data, experiments, features, models, training, tuning, wheel
 from everlearn.cli.console import Answer, Console, as_json
 from everlearn.errors import BadInput, EverlearnError
 
@@ -73,7 +73,7 @@ def _use_engine(console: Console, kind: EngineName | None, address: str | None) 
     console.open.callback(engine.close)
 
 
-for room in (data, features, models, training, craft, experiments, wheel):
+for room in (data, features, models, training, tuning, craft, experiments, wheel):
     room.add_to(app)
 
 
