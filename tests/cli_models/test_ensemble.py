@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from everlearn.learn.ensemble import METHODS
 from everlearn.model.bundle import OnnxModel
 from tests.cli_models.conftest import Everlearn, digits
 from tests.model.test_external import network
@@ -22,7 +23,7 @@ def ready(taught: Everlearn) -> Everlearn:
 def test_it_registers_evaluates_promotes_predicts_deploys_and_exports(ready: Everlearn, tmp_path: Path) -> None:
     made = ready("ensemble", "--backbone", NET)
     assert [one["name"] for one in made["members"]] == ["patches", NET]
-    assert made["method"] in made["methods"] and set(made["methods"]) == {"average", "vote", "dynamic"}
+    assert made["method"] in made["methods"] and set(made["methods"]) == set(METHODS)
     assert made["method"] == max(made["methods"], key=lambda name: made["methods"][name]["accuracy"])
     assert made["helps"] == (made["methods"][made["method"]]["verdict"] == "better")
     version = made["model"]
@@ -43,7 +44,7 @@ def test_it_registers_evaluates_promotes_predicts_deploys_and_exports(ready: Eve
     assert ready("history")["champion"] == "v1.1"
 
 
-@pytest.mark.parametrize("method", ["average", "vote", "dynamic"])
+@pytest.mark.parametrize("method", METHODS)
 def test_every_way_to_combine_becomes_a_file(ready: Everlearn, method: str) -> None:
     assert ready("ensemble", "--backbone", NET, "--combine", method)["method"] == method
 

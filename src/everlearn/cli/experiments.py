@@ -1,13 +1,14 @@
-"""Commands that try something out and say what it was worth: ensemble."""
+"""Commands that try something out and say what it was worth: ensemble, distill."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from everlearn.cli.console import Answer
 from everlearn.cli.data import opened
+from everlearn.errors import BadInput
 from everlearn.text import table
 
 Context = typer.Context
@@ -23,7 +24,8 @@ def ensemble(
         list[str] | None,
         typer.Argument(
             metavar="[MODEL]…",
-            help="Further members: aliases, versions or .onnx files. An exact memory stands for its backbone.",
+            help="Members: aliases, versions, .onnx files, or saved stages of networks (RUN/best_model_stage_3; see "
+            "`models stages`). An exact memory stands for its backbone.",
         ),
     ] = None,
     backbone: Annotated[
@@ -31,21 +33,75 @@ def ensemble(
         typer.Option("--backbone", help="A memory over this backbone is a member too; may be given several times."),
     ] = None,
     combine: Annotated[
-        Literal["auto", "average", "vote", "dynamic"],
+        Literal["auto", "average", "vote", "majority", "weighted", "stacking", "dynamic"],
         typer.Option(
             "--combine",
-            help="How answers are combined: their average, a vote weighted by confidence, or the average of those most "
-            "competent near the image; auto: what was right most often.",
+            help="How answers are combined: their average (soft voting), a vote weighted by confidence, the majority, "
+            "weights fitted on samples nobody had learned, a logistic regression on the members' answers (stacking), "
+            "or the average of those most competent near the image; auto: what was right most often.",
         ),
     ] = "auto",
+    stages: Annotated[
+        str | None, typer.Option("--stages", metavar="RUN", help="The best weights of each stage of this training.")
+    ] = None,
+    snapshots: Annotated[
+        str | None,
+        typer.Option("--snapshots", metavar="RUN", help="The snapshots that the stages of this training took."),
+    ] = None,
+    folds: Annotated[
+        str | None,
+        typer.Option("--folds", metavar="RUN", help="The networks of a cross-validation; judged on the test side."),
+    ] = None,
+    bag: Annotated[
+        int | None, typer.Option("--bag", metavar="N", help="Train N networks, each on a bootstrap of the groups.")
+    ] = None,
+    boost: Annotated[
+        int | None,
+        typer.Option("--boost", metavar="N", help="Train N networks, each on what those before it got wrong (SAMME)."),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", metavar="R", help="Of --bag and --boost; default: baseline.")
+    ] = None,
+    network: Annotated[str | None, typer.Option(help="Another network than the recipe's: cnn:width=16.")] = None,
+    size: Annotated[int | None, typer.Option(help="Another side of the images, in pixels.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Other epochs, in every stage.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Another seed.")] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Another value of the recipe, as in `train`."),
+    ] = None,
+    memory: Annotated[
+        bool | None,
+        typer.Option(
+            "--memory/--no-memory",
+            help="Whether the workspace's own exact memory is a member; default: where no saved stage is one.",
+        ),
+    ] = None,
 ) -> Answer:
-    """Make one version of several models: exact memories over several backbones, and networks. Says what each member
-    and each way to combine them was worth on samples that nobody had learned; evaluate and promote it as any other."""
-    from everlearn import stages
+    """Make one version of several models: exact memories over several backbones, and networks, also of one training's
+    stages, snapshots or folds, bagged or boosted. Says what each member and each way to combine them was worth on
+    samples that nobody had learned; evaluate and promote it as any other."""
+    from everlearn import stages as rooms
+    from everlearn.stages import members
 
     workspace = opened(context)
+    if bag is not None and boost is not None:
+        raise BadInput("--bag and --boost both say what to train.", "Give one of them.")
+    grown = None
+    asked = (("network", network), ("size", size), ("epochs", epochs), ("seed", seed))
+    if bag is not None or boost is not None:
+        chosen = recipe_of(recipe or "baseline", asked, change)
+        grown = members.Grown("bag" if bag is not None else "boost", bag or boost or 0, chosen)
+    elif recipe or change or any(value is not None for _, value in asked):
+        raise BadInput("A recipe is for --bag and --boost.", "Give one of them, or leave the recipe out.")
+    named = list(models or [])
+    for run, part in ((stages, "stages"), (snapshots, "snapshots"), (folds, "folds")):
+        if run is not None:
+            named += members.of_run(workspace, run, part)  # type: ignore[arg-type]
     with workspace.lock():
-        version, made = stages.ensemble(workspace, backbone or [], models or [], combine, context.obj)
+        version, made = rooms.ensemble(
+            workspace, backbone or [], named, combine, context.obj, memory=memory, grown=grown
+        )  # fmt: skip
     rows = [["member", name, f"{accuracy:.4f}", ""] for name, accuracy in made.worth]
     for name, (accuracy, found) in made.methods.items():
         low, high = found.interval
@@ -54,6 +110,14 @@ def ensemble(
     verdict = "It helps." if made.helps else "It is not shown to be better than its best member."
     lines = [
         *table(rows, ["", "", "accuracy", "against the best member"]),
-        f"{version.name} by {made.method}, judged on {made.samples} samples nobody had learned. {verdict}",
+        f"{version.name} by {made.method}, judged on {made.judged_on}: {made.samples}. {verdict}",
     ]
     return Answer({"model": version.name, **made.to_json()}, lines)
+
+
+def recipe_of(name: str, asked: Any, change: list[str] | None) -> Any:
+    """A recipe with what was asked for on the command line: (field, value) pairs, None for as it is."""
+    from everlearn.learn.network import recipe as recipes
+
+    said = [f"{'stages.*.epochs' if key == 'epochs' else key}={value}" for key, value in asked if value is not None]
+    return recipes.changed(recipes.load(name), [*said, *(change or [])])

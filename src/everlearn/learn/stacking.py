@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,10 +99,7 @@ def stacked(tables: Sequence[Table], wanted: NDArray[np.intp], strength: float) 
 def strongest(tables: Sequence[Table], wanted: NDArray[np.intp], folds: NDArray[np.integer]) -> tuple[float, Table]:
     """The pull of the least log loss over all folds; and (N, C) what stacking answers for each row, fitted on the other
     folds, with the pull that was best on these."""
-    each = {
-        strength: crossed(tables, wanted, folds, lambda part, label, s=strength: _asked(stacked(part, label, s)))
-        for strength in STRENGTHS
-    }
+    each = {strength: crossed(tables, wanted, folds, partial(_fitted, strength=strength)) for strength in STRENGTHS}
     losses = {s: -np.log(np.maximum(one[np.arange(len(wanted)), wanted], 1e-30)) for s, one in each.items()}
     found = np.zeros_like(next(iter(each.values())))
     for fold in np.unique(folds):
@@ -123,5 +121,8 @@ def crossed(
     return found
 
 
-def _asked(stack: Stack) -> Callable[[Sequence[Table]], Table]:
-    return lambda tables: stack(np.stack(tables, axis=1))
+def _fitted(
+    tables: Sequence[Table], wanted: NDArray[np.intp], strength: float
+) -> Callable[[Sequence[Table]], Table]:  # fmt: skip
+    stack = stacked(tables, wanted, strength)
+    return lambda asked: stack(np.stack(asked, axis=1))

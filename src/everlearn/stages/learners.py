@@ -238,7 +238,7 @@ def _ensemble(workspace: Workspace, snapshot: Snapshot, members: Sequence[Member
     moved = memory.bring_to(members, progress)
     _refuse_none(memory.held, snapshot)
     specs = [spec.strip() for spec in workspace.config.learn.learner.partition(":")[2].split(" + ")]
-    made = ensembles.combined(workspace, specs, [], "auto", members, progress)
+    made = ensembles.combined(workspace, [workspace.config.backbone, *specs], [], "auto", members, progress)
     memory.save(snapshot)
     return replace(ensembles.taught(made), moved=moved, memory_digest=memory.memory.digest())
 
