@@ -43,7 +43,7 @@ def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="What stands: alias, version, run or .onnx file.")],
     b: Annotated[str, typer.Argument(metavar="B", help="What would replace it.")],
     more: Annotated[
-        list[str] | None, typer.Argument(metavar="[C]…", help="More models; each is held against A, with correction.")
+        list[str] | None, typer.Argument(metavar="C", help="More models; each is held against A, with correction.")
     ] = None,
     test: Annotated[
         Literal["mcnemar", "5x2cv"],
