@@ -32,7 +32,7 @@ from everlearn.errors import BadInput, StoreFault
 from everlearn.evaluate import plots
 from everlearn.evaluate.curves import Row, column
 from everlearn.evaluate.figures import plain
-from everlearn.evaluate.grids import Shown, picture_grid
+from everlearn.evaluate.grids import MOST, Shown, picture_grid
 from everlearn.evaluate.metrics import Answers, classification, regression
 from everlearn.evaluate.plots import BLUE, EN, FAINT, INK, ORANGE, _axes, _canvas, readable
 from everlearn.evaluate.ranking import Ranked, precision_recall, ranked, roc
@@ -124,7 +124,7 @@ def _drawn(
         numbers["labels"] = counts
         yield "label_distribution.png", label_distribution(counts)
     if first_batches is not None:
-        yield "images_first_batches.png", picture_grid(first_batches)
+        yield "images_first_batches.png", picture_grid(first_batches, 2 * MOST)
     if validation is not None:
         yield "images_validation.png", picture_grid(validation)
 

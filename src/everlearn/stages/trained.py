@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from everlearn.learn.live import Moved
-from everlearn.stages import teach
+from everlearn.stages import picturing, teach
 from everlearn.stages.learners import Taught
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def taught(workspace: Workspace, divided: Sides, result: Training, progress: Pro
     kept = result.stages[result.kept - 1] if result.kept else None
     details: dict[str, Any] = {
         "run": result.run, "recipe": result.recipe.name, "best_epoch": kept.best_epoch if kept else 0,
-        "accuracy_validation": kept.kept_accuracy if kept else None,
+        "accuracy_validation": kept.kept_accuracy if kept else None, **picturing.costs(workspace, result.run),
     }  # fmt: skip
     digest = hashlib.sha256(b"".join(_bytes(one) for one in answers.network.state_dict().values())).hexdigest()
     return Taught(
