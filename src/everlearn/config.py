@@ -182,6 +182,9 @@ class Learn(Section):
     )
     folds: int = Field(5, ge=2, le=20, description="Folds for choosing the regulariser and for honest confidence.")
     target: Target = Field(default_factory=Target, description="Range and step of `regress` targets.")
+    replay_bytes: int = Field(
+        256 * 2**20, ge=4096, description="Disk that `train --method replay|derpp` may fill with images of old classes."
+    )
     unknown: float | None = Field(
         None,
         gt=0,
@@ -246,6 +249,7 @@ class Watch(Section):
 class Track(Section):
     """Where runs are mirrored. The catalog and training_logs/ have them in any case."""
 
+    plots: bool = Field(True, description="Draw every training into training_logs/plots/: some seconds each.")
     to: list[Literal["tensorboard", "mlflow", "wandb"]] = Field(
         default_factory=list, description="Mirrors, all at once if wished: tensorboard, mlflow, wandb."
     )

@@ -13,6 +13,8 @@ import onnx
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
+from everlearn.catalog import versions
+from everlearn.workspace import Workspace
 from tests.cli_models.conftest import SETTINGS, Everlearn, digits
 
 Make = Callable[..., Everlearn]
@@ -190,6 +192,20 @@ def test_gates_of_cost_can_be_switched_off(taught: Everlearn, cost: str) -> None
     assert taught("evaluate", code=1)["gates"][named]["pass"] is False
     settings.write_text(settings.read_text().replace("1.0e-9", "null"))
     assert named not in taught("evaluate")["gates"]
+
+
+def test_a_trained_network_has_gates_for_its_epochs_and_its_gpu(taught: Everlearn) -> None:
+    assert not {"best_epoch", "gpu_utilisation"} & set(taught("evaluate")["gates"])  # a memory has neither
+    catalog = Workspace.open(taught.workspace).catalog
+    for epoch, use, passes in ((100, 0.95, True), (101, 0.5, False)):
+        with catalog.write() as tx:
+            version = versions.newest(tx)
+            assert version is not None
+            metrics = {**(version.metrics or {}), "best_epoch": epoch, "gpu_utilisation": use}
+            versions.change(tx, version.name, metrics=metrics)
+        gates = taught("evaluate", "--model", "newest", code=None)["gates"]
+        assert gates["best_epoch"] == {"value": epoch, "target": 100, "pass": passes}
+        assert gates["gpu_utilisation"] == {"value": use, "target": 0.9, "pass": passes}
 
 
 def test_people_see_the_figures_and_the_way_to_the_report(taught: Everlearn) -> None:

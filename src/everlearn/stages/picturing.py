@@ -34,6 +34,8 @@ def pictures(
     workspace: Workspace, divided: Sides, result: Training, following: track.Run, progress: Progress
 ) -> list[Path]:  # fmt: skip
     """Draw a run and give the pictures to it. Nothing that goes wrong here costs the run more than its pictures."""
+    if not workspace.config.track.plots:
+        return []
     try:
         written = _drawn(workspace, divided, result, following.plots, progress)
     except Exception as error:
