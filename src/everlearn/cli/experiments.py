@@ -16,6 +16,7 @@ Context = typer.Context
 
 def add_to(app: typer.Typer) -> None:
     app.command("ensemble")(ensemble)
+    app.command("distill")(distill)
 
 
 def ensemble(
@@ -104,15 +105,70 @@ def ensemble(
         )  # fmt: skip
     rows = [["member", name, f"{accuracy:.4f}", ""] for name, accuracy in made.worth]
     for name, (accuracy, found) in made.methods.items():
-        low, high = found.interval
-        against = f"{found.difference:+.4f} ({low:+.4f} to {high:+.4f}), p = {found.p_value:.2g}: {found.verdict}"
-        rows.append(["combined" + (" *" if name == made.method else ""), name, f"{accuracy:.4f}", against])
+        rows.append(["combined" + (" *" if name == made.method else ""), name, f"{accuracy:.4f}", _against(found)])
     verdict = "It helps." if made.helps else "It is not shown to be better than its best member."
     lines = [
         *table(rows, ["", "", "accuracy", "against the best member"]),
         f"{version.name} by {made.method}, judged on {made.judged_on}: {made.samples}. {verdict}",
     ]
     return Answer({"model": version.name, **made.to_json()}, lines)
+
+
+def distill(
+    context: Context,
+    teacher: Annotated[
+        list[str],
+        typer.Option(
+            "--teacher",
+            "-t",
+            metavar="MODEL",
+            help="An alias, a version, an .onnx file, or a saved stage of a network; several are averaged.",
+        ),
+    ],
+    recipe: Annotated[
+        str, typer.Option("--recipe", "-r", metavar="R", help="How the student is trained.")
+    ] = "baseline",
+    network: Annotated[str, typer.Option(help="The student.")] = "cnn:width=8",
+    temperature: Annotated[float, typer.Option(help="How much the teacher's answers are softened.")] = 4.0,
+    alpha: Annotated[float, typer.Option(help="Share of the teacher in the loss; the labels have the rest.")] = 0.9,
+    baseline: Annotated[
+        bool, typer.Option("--baseline/--no-baseline", help="Train the same student without a teacher, to compare.")
+    ] = True,
+    size: Annotated[int | None, typer.Option(help="Another side of the student's images, in pixels.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Other epochs, in every stage.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Another seed.")] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Another value of the recipe, as in `train`."),
+    ] = None,
+) -> Answer:
+    """Teach a small network what a large one, or several, say of each image, and register it. Says what the teacher was
+    worth to it: the same student alone, distilled, and the teacher, with their size and time for an image."""
+    from everlearn import stages
+
+    workspace = opened(context)
+    chosen = recipe_of(recipe, (("network", network), ("size", size), ("epochs", epochs), ("seed", seed)), change)
+    with workspace.lock():
+        version, made = stages.distill(
+            workspace, teacher, chosen, context.obj, temperature=temperature, alpha=alpha, baseline=baseline
+        )
+    rows = []
+    for one, found in ((made.teacher, made.against_teacher), (made.alone, made.gain), (made.student, None)):
+        if one is not None:
+            known = "" if one.accuracy is None else f"{one.accuracy:.4f}"
+            took = "" if one.latency is None else f"{1000 * one.latency:.2f} ms"
+            rows.append([one.name, known, f"{one.bytes / 1e6:.2f} MB", took, _against(found)])
+    headings = ["", "accuracy", "file", "an image", "the distilled student against it"]
+    verdict = {True: " The teacher helped.", False: " The teacher is not shown to have helped.", None: ""}[made.helps]
+    lines = [*table(rows, headings), f"{version.name}, judged on {made.images} validation images.{verdict}"]
+    return Answer({"model": version.name, **made.to_json()}, lines)
+
+
+def _against(found: Any) -> str:
+    if found is None:
+        return ""
+    low, high = found.interval
+    return f"{found.difference:+.4f} ({low:+.4f} to {high:+.4f}), p = {found.p_value:.2g}: {found.verdict}"
 
 
 def recipe_of(name: str, asked: Any, change: list[str] | None) -> Any:

@@ -449,11 +449,12 @@ def _check(train: Data, validation: Data, stage: Stage) -> None:
 
 
 def _right(outputs: Tensor, targets: Tensor) -> Tensor:
-    """How many are answered right. Of several labels at once: the share of them."""
+    """How many are answered right. Of several labels at once: the share of them. Further columns of the targets are for
+    a method (`network.distilling`, `network.chained`)."""
     if not targets.is_floating_point():
         return (outputs.argmax(1) == targets).sum()
     if targets.ndim == 2:
-        return (outputs.argmax(1) == targets.argmax(1)).sum()
+        return (outputs.argmax(1) == targets[:, : outputs.shape[1]].argmax(1)).sum()
     return outputs.new_zeros(())
 
 

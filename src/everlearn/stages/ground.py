@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from everlearn.learn.network.continual.method import Method
     from everlearn.learn.network.loading import Data
     from everlearn.learn.network.recipe import Recipe
+    from everlearn.learn.network.staged import Augmenters
     from everlearn.model.network_bundle import Trained as Answering
     from everlearn.model.trainable import Network
     from everlearn.stages.training import Sides, Training
@@ -95,10 +96,10 @@ class Ground:
 
     def train(
         self, run: track.Run, recipe: Recipe, *, only: NDArray[np.int64] | None = None, method: Method | None = None,
-        changed: Callable[[Data], Data] | None = None,
+        changed: Callable[[Data], Data] | None = None, augmenters: Augmenters | None = None,
     ) -> Training:  # fmt: skip
         """Train a network into a run's folder. only: these rows of the training side, any of them several times;
-        changed: puts something else in the place of the training data."""
+        changed: puts something else in the place of the training data; augmenters: of the one that a stage asks for."""
         from everlearn.augment.training import augmenter
         from everlearn.learn.network import staged
         from everlearn.learn.network.runtime import runtime
@@ -112,8 +113,8 @@ class Ground:
         data = data if only is None else data.some(only)
         data = data if changed is None else changed(data)
         done = staged.train(
-            staged.Job(recipe, folder, about), network, data, validation, augmenter, run=here, method=method,
-            watch=Told(run, self.progress), force=True,
+            staged.Job(recipe, folder, about), network, data, validation, augmenters or augmenter, run=here,
+            method=method, watch=Told(run, self.progress), force=True,
         )  # fmt: skip
         kept = max((one.number for one in done if one.kept), default=0)
         return training.Training(run.name, folder, recipe, tuple(done), kept)
