@@ -67,6 +67,33 @@ def test_folds_of_the_memory_are_scored_as_if_each_had_been_learned_alone(taught
         assert (said == pool.labels[fold.test]).mean() == score
 
 
+def test_copies_are_learned_beside_their_parents_and_never_tested_on(taught: Everlearn) -> None:
+    before = taught("crossval", "--folds", 3)
+    taught("augment", "--copies", 1)
+    after = taught("crossval", "--folds", 3)
+    assert after["samples"] == before["samples"] and after["run"] != before["run"]
+    for one, other in zip(before["each"], after["each"], strict=True):
+        assert other["tested"] == one["tested"] and other["trained"] > 1.5 * one["trained"]
+    pool = subjects.pool(Workspace.open(taught.workspace))
+    assert all(one.parent is None for one in pool.members) and not pool.loose
+    learned = pool.learned(np.arange(5))
+    assert {one.parent for one in learned if one.parent} <= {one.id for one in pool.members[:5]}
+
+
+@pytest.mark.soak
+def test_stopped_in_the_middle_of_a_network_it_goes_on_there(taught: Everlearn, tmp_path: Path, recipe: Path) -> None:
+    recipe.write_text(RECIPE.replace("epochs: 3", "epochs: 2"))
+    words = ("crossval", "--recipe", recipe, "--folds", 2)
+    shutil.copytree(taught.workspace, tmp_path / "undisturbed")
+    wanted = Everlearn(tmp_path / "undisturbed")(*words)
+    code, _ = everlearn(tmp_path, "-w", taught.workspace, *words, interrupt="train.step")
+    assert code == 130
+    [state] = (taught.workspace / "model_updates/checkpoints").glob("fold-*/last.pt")
+    found = taught(*words)
+    assert found["scores"] == pytest.approx(wanted["scores"]) and found["each"][0]["run"] == state.parent.name
+    assert not state.exists()
+
+
 def _test_side(workspace: Workspace) -> list:
     from everlearn.stages import prove
 
@@ -84,7 +111,7 @@ def test_what_is_done_is_not_done_again_unless_asked(taught: Everlearn) -> None:
     assert listed[-1]["score"] is not None
 
 
-@pytest.mark.parametrize("point", ["crossval.scored:2", "crossval.kept:3"])
+@pytest.mark.parametrize("point", ["crossval.scored:2", pytest.param("crossval.kept:3", marks=pytest.mark.soak)])
 def test_killed_it_goes_on_with_the_folds_that_remain(taught: Everlearn, tmp_path: Path, point: str) -> None:
     shutil.copytree(taught.workspace, tmp_path / "undisturbed")
     wanted = Everlearn(tmp_path / "undisturbed")("crossval", "--folds", 4)

@@ -46,7 +46,7 @@ def test_one_curve_and_errors_in_a_unit() -> None:
     one = learning_curve(SIZES, [ERRORS], samples=2000, tested=400)
     assert one.gain.low < one.gain.value < one.gain.high  # type: ignore[operator]
     years = learning_curve(SIZES, 40 * np.stack([ERRORS, 1.1 * ERRORS]), samples=2000, tested=400, measure="mae")
-    assert years.points[0].score == pytest.approx(42 * ERRORS[0]) and "of error" in str(years)
+    assert years.points[0].score == pytest.approx(42 * ERRORS[0]) and "off the error (" in str(years)
 
 
 def test_parts_grow_hold_each_other_and_split_no_group() -> None:

@@ -203,13 +203,12 @@ def analyze(
     """Compare the stages of a training, or list all runs. Loss, accuracy, what each stage gained and in total, how far
     the weights moved, which classes gained, over- and under-fitting, time; with a picture."""
     from everlearn import stages
-    from everlearn.stages.analysing import HEAD
 
     workspace = opened(context)
     if all_runs:
         return _runs(stages.listed(workspace))
     found = stages.analyze(workspace, run, context.obj)
-    lines = [found.run.name, *table(found.rows(), HEAD), *found.lines(), f"picture: {found.picture}"]
+    lines = [found.run.name, *table(found.rows(), found.head), *found.lines(), f"picture: {found.picture}"]
     return Answer(found.to_json(), lines)
 
 

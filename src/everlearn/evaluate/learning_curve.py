@@ -89,12 +89,10 @@ class LearningCurve(Result):
             v or 0.0 for v in (self.gain.value, self.gain.low, self.gain.high)
         ]  # fmt: skip
         value, low, high = (f"{v:.1f}" if points else f"{v:.3g}" for v in shown)
-        amount = f"{value} points ({low} to {high})" if points else f"{value} ({low} to {high}) of error"
+        worth = f"be worth about +{value} points" if points else f"take about {value} off the error"
         sure = (self.gain.low or 0.0) > (0.0005 if points else 0.01 * self.law.error(self.samples))
         head = "More images would help" if sure else "It is not shown that more images would help"
-        line = (
-            f"{head}: twice the images ({self.samples:,} more) would be worth about {'+' if points else '-'}{amount}."
-        )
+        line = f"{head}: twice the images ({self.samples:,} more) would {worth} ({low} to {high})."
         return line + self._target()
 
     def _target(self) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from everlearn.evaluate.curves import Fitting
 from everlearn.evaluate.figures import Result
@@ -71,15 +71,16 @@ class AnalysedStage(Result):
 @dataclass(frozen=True, slots=True)
 class Analysis(Result):
     """All stages of a run, in order. total: from the first to the last; best: name of the stage with the best score;
-    seconds: all together."""
+    seconds: all together; measure: what val_accuracy is, accuracy or (of numbers) r2."""
 
     stages: tuple[AnalysedStage, ...]
     total: Gain | None
     best: str
     seconds: float
+    measure: Literal["accuracy", "r2"] = "accuracy"
 
 
-def analysed(stages: Sequence[StageFacts]) -> Analysis:
+def analysed(stages: Sequence[StageFacts], measure: Literal["accuracy", "r2"] = "accuracy") -> Analysis:
     """Compare stages, in the order they were trained; one at least."""
     found = [
         AnalysedStage(one, gain(before, one) if before else None, _class_gains(before, one) if before else {})
@@ -87,7 +88,7 @@ def analysed(stages: Sequence[StageFacts]) -> Analysis:
     ]
     best = max(stages, key=lambda one: (_known(one.val_accuracy), -_known(one.val_loss)))
     total = gain(stages[0], stages[-1]) if len(stages) > 1 else None
-    return Analysis(tuple(found), total, best.name, sum(one.seconds for one in stages))
+    return Analysis(tuple(found), total, best.name, sum(one.seconds for one in stages), measure)
 
 
 def gain(before: StageFacts, after: StageFacts) -> Gain:
@@ -112,10 +113,11 @@ def summary(found: Analysis) -> str:
     if found.total is None:
         return f"One stage, {found.stages[0].facts.name}."
     loss, accuracy = told(found.total)
-    return (
-        f"In total: loss {loss or 'without change'}, accuracy {accuracy or 'without change'} "
-        f"({100 * found.total.points:+.1f} points). Best stage: {found.best}."
-    )
+    if found.measure == "r2":
+        gained = f"R² {found.total.points:+.3f}"
+    else:
+        gained = f"accuracy {accuracy or 'without change'} ({100 * found.total.points:+.1f} points)"
+    return f"In total: loss {loss or 'without change'}, {gained}. Best stage: {found.best}."
 
 
 def _share(change: float, of: float) -> float | None:
@@ -164,14 +166,14 @@ def _scores(axes: Axes, found: Analysis, words: Mapping[str, str]) -> None:
     facts = [one.facts for one in found.stages]
     axes.spines[["top", "right"]].set_visible(False)
     place = range(len(facts))
-    axes.bar(place, [one.val_accuracy for one in facts], color=BLUE, width=0.5, alpha=0.85, label=words["accuracy"])
+    axes.bar(place, [one.val_accuracy for one in facts], color=BLUE, width=0.5, alpha=0.85)
     for x, one in zip(place, facts, strict=True):
         axes.text(x, one.val_accuracy, f"{one.val_accuracy:.3f}", ha="center", va="bottom", size=8)
     axes.set_xticks(place, [readable(one.name, 14) for one in facts], rotation=20, ha="right")
-    axes.set_ylim(0, 1.1)
-    axes.set_ylabel(words["accuracy"], color=BLUE)
+    axes.set_ylim(min(0.0, *(1.1 * one.val_accuracy for one in facts if math.isfinite(one.val_accuracy)), 0.0), 1.1)
+    axes.set_ylabel(words[found.measure], color=BLUE)
     second = axes.twinx()
-    second.plot(place, [one.val_loss for one in facts], color=ORANGE, marker="o", markersize=4, label=words["loss"])
+    second.plot(place, [one.val_loss for one in facts], color=ORANGE, marker="o", markersize=4)
     second.set_ylabel(words["loss"], color=ORANGE)
     second.set_ylim(0, None)
     second.spines["top"].set_visible(False)

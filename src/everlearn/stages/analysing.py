@@ -45,11 +45,29 @@ class Analysed:
         return {"run": self.run.name, "kind": self.run.kind, "status": self.run.status, "version": self.run.version,
                 **values, "picture": str(self.picture)}  # fmt: skip
 
+    @property
+    def head(self) -> list[str]:
+        score = "R²" if self.found.measure == "r2" else self.found.measure
+        return [
+            "",
+            "stage",
+            "loss",
+            score,
+            "loss by",
+            f"{score} by",
+            "weights moved",
+            "best epoch",
+            "time",
+            "its curves",
+        ]
+
     def rows(self) -> list[list[str]]:
         """A row for each stage, as people read them: scores, gains, weights, time, and what its curves show."""
         rows = []
         for number, one in enumerate(self.found.stages, 1):
             facts, (loss, accuracy) = one.facts, told(one.gain)
+            if self.found.measure == "r2":  # no share of anything
+                accuracy = "" if one.gain is None else f"{one.gain.points:+.3f}"
             moved = f"{_total(facts.weights):.3f}" if facts.weights else ""
             epochs = f"{facts.best_epoch}/{facts.epochs}" if facts.epochs else ""
             rows.append([
@@ -69,9 +87,6 @@ class Analysed:
                 named = ", ".join(f"{name} {100 * value:+.0f}" for name, value in moved)
                 found.append(f"{one.facts.name}: most changed in recall, in points: {named}")
         return found
-
-
-HEAD = ["", "stage", "loss", "accuracy", "loss by", "accuracy by", "weights moved", "best epoch", "time", "its curves"]
 
 
 def analyze(workspace: Workspace, name: str | None, progress: Progress) -> Analysed:
@@ -95,7 +110,7 @@ def analyze(workspace: Workspace, name: str | None, progress: Progress) -> Analy
         )
         for place, one in enumerate(stages)
     ]  # fmt: skip
-    found = analysed(facts)
+    found = analysed(facts, "r2" if workspace.config.task == "regress" else "accuracy")
     path = workspace.root / PLOTS / run.name / PICTURE
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, picture(found))

@@ -5,6 +5,7 @@ A box is ticked only by what was done, and names it: whoever doubts it can look 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,17 +26,17 @@ if TYPE_CHECKING:
 
 TRAINED = ("train", "distill", "continual")
 """Kinds of runs that train one network."""
-TESTED = ("crossval", "curve", "compare", "tune")
-"""Kinds of experiments that score what was not learned from, over and over."""
 SHOWN = 4
 """Names that a line of evidence lists."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """What the catalog knows. runs: those that are done; numbers: metrics recorded step by step."""
+    """What the catalog knows. runs: those that are done; trials: of each search, pruned ones too; numbers: metrics
+    recorded step by step."""
 
     runs: Sequence[Run]
+    trials: Mapping[str, int]
     versions: Sequence[Version]
     evaluations: Sequence[Mapping[str, Any]]
     decided: Mapping[str, str]
@@ -50,8 +51,10 @@ def checklist(workspace: Workspace, evaluating: Mapping[str, Any] | None = None)
     the catalog yet, since its own report shows this."""
     with workspace.catalog.read() as tx:
         past = [line for line in versions.past(tx) if line["action"] in ("promoted", "held")]
+        every = runs.every(tx)
         known = Known(
-            [one for one in runs.every(tx) if one.status == "done"],
+            [one for one in every if one.status == "done"],
+            Counter(str(one.parent) for one in every if one.kind == "trial"),
             [one for one in versions.every(tx) if not one.retired],
             versions.evaluations(tx) + _pending(evaluating),
             {line["version"]: f"{line['action']}: {line['reason']}".rstrip(": ") for line in past},
@@ -86,10 +89,9 @@ def _baseline(known: Known) -> Item:
 
 def _plan(known: Known) -> Item:
     for one in reversed(known.of("tune")):
-        trials = [trial for trial in known.of("trial") if trial.parent == one.name]
-        space = one.config.get("space") or one.result.get("space") or {}
-        if trials and space:
-            return _item("plan", "tune", run=one.name, space=_some(list(space)), trials=len(trials))
+        space = one.config.get("space")
+        if known.trials.get(one.name) and isinstance(space, Mapping) and space:
+            return _item("plan", "tune", run=one.name, space=_some(list(space)), trials=known.trials[one.name])
     return _item("plan", "none")
 
 
