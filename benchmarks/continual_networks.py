@@ -100,8 +100,8 @@ def everlearn(way: str, train: list[Data], test: list[Data], given: argparse.Nam
         methods: dict[str, Callable[[], Method]] = {
             "ewc": lambda: Ewc(seed=seed),
             "lwf": Lwf,
-            "replay": lambda: Replay(stored, prior=prior, seed=seed),
-            "der++": lambda: DerPlusPlus(stored, prior=prior, seed=seed),
+            "replay": lambda: Replay(stored, batch=BATCH, prior=prior, seed=seed),
+            "der++": lambda: DerPlusPlus(stored, batch=BATCH, prior=prior, seed=seed),
         }
         method = methods.get(way.removesuffix("+prior"), Naive)()
         if way == "joint":

@@ -106,20 +106,19 @@ def test_the_epoch_that_is_best_on_all_seen_so_far_is_kept(steps):
 
 
 def test_every_held_image_is_drawn_as_often_and_a_draw_follows_from_its_turn(tmp_path, steps):
-    method = Replay(reservoir(tmp_path, 60, 0))
+    method = Replay(reservoir(tmp_path, 60, 0), batch=16)
     method.after(network(), steps[0][0])
     method.before(network(), steps[0][1])
-    drawn = [method.draw(16, turn) for turn in range(15)]
+    drawn = [method.draw(turn) for turn in range(15)]
     assert np.bincount(np.concatenate(drawn)).tolist() == [4] * 60
     assert all(len(set(one.tolist())) > 12 for one in drawn)
-    again = Replay(reservoir(tmp_path, 60, 0))
+    again = Replay(reservoir(tmp_path, 60, 0), batch=16)
     again.restore(method.state())
     for turn in (14, 3, 7):  # in any order, in another process
-        assert np.array_equal(again.draw(16, turn), drawn[turn])
+        assert np.array_equal(again.draw(turn), drawn[turn])
     found = method.replay(16, 3)
     assert np.array_equal(found.targets, method.reservoir.targets[drawn[3]])
-    assert len(method.replay(1000, 0).targets) == 60
-    assert len(Replay(method.reservoir, ratio=0.5).draw(16, 0)) == 8
+    assert len(Replay(method.reservoir, batch=1000).draw(0)) == 60
 
 
 def test_nothing_is_replayed_before_anything_is_held(tmp_path, steps):

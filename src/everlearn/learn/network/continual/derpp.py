@@ -30,15 +30,15 @@ class DerPlusPlus(Replay):
     """alpha: weight of the noted logits; beta: of the old labels; the rest as `Replay`."""
 
     def __init__(
-        self, reservoir: Reservoir, *, alpha: float = 0.1, beta: float = 0.5, ratio: float = 1.0, prior: bool = True,
+        self, reservoir: Reservoir, *, alpha: float = 0.1, beta: float = 0.5, batch: int = 32, prior: bool = True,
         known: Iterable[int] = (), seed: int = 0,
     ) -> None:  # fmt: skip
-        super().__init__(reservoir, ratio=ratio, prior=prior, known=known, seed=seed)
+        super().__init__(reservoir, batch=batch, prior=prior, known=known, seed=seed)
         self.alpha, self.beta = alpha, beta
         self._noted = torch.empty(0, 0)  # (M, W) of the rows of this turn
 
     def replay(self, count: int, turn: int) -> Replayed | None:
-        places = self.draw(count, turn)
+        places = self.draw(turn)
         self._noted = torch.from_numpy(self.reservoir.logits[places])
         return Replayed(self.reservoir.inputs(places), self.reservoir.targets[places]) if len(places) else None
 

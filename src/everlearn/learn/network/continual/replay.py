@@ -28,13 +28,13 @@ from everlearn.learn.network.losses import Criterion
 
 
 class Replay(Naive):
-    """reservoir: where old images lie; ratio: old images for each new one; prior: whether p is taken out."""
+    """reservoir: where old images lie; batch: how many of them each step has; prior: whether p is taken out."""
 
     def __init__(
-        self, reservoir: Reservoir, *, ratio: float = 1.0, prior: bool = True, known: Iterable[int] = (), seed: int = 0
+        self, reservoir: Reservoir, *, batch: int = 32, prior: bool = True, known: Iterable[int] = (), seed: int = 0
     ) -> None:
         super().__init__(known)
-        self.reservoir, self.ratio, self.prior, self.seed = reservoir, ratio, prior, seed
+        self.reservoir, self.batch, self.prior, self.seed = reservoir, batch, prior, seed
         self.number = 0  # of the experience
         self._shares: tuple[Tensor, Tensor] | None = None  # (C,) of the new images, (C,) of the old
         self._passes: dict[int, NDArray[np.int64]] = {}
@@ -46,13 +46,13 @@ class Replay(Naive):
             self._shares = shares(data.targets), shares(self.reservoir.targets)
 
     def replay(self, count: int, turn: int) -> Replayed | None:
-        places = self.draw(count, turn)
+        places = self.draw(turn)
         return Replayed(self.reservoir.inputs(places), self.reservoir.targets[places]) if len(places) else None
 
-    def draw(self, count: int, turn: int) -> NDArray[np.int64]:
+    def draw(self, turn: int) -> NDArray[np.int64]:
         """(M,) places in the reservoir. It is gone through in a new order each time, so that all are seen as often."""
         held = len(self.reservoir)
-        more = min(held, round(count * self.ratio))
+        more = min(held, self.batch)
         wanted = range(turn * more, (turn + 1) * more)
         return np.array([self._order(at // held)[at % held] for at in wanted], np.int64)
 

@@ -73,6 +73,11 @@ class Reservoir:
         return [bytes(key).hex() for key in self._index["key"]]
 
     @property
+    def kind(self) -> str:
+        """Of the samples' numbers, such as uint8."""
+        return self._kind.name
+
+    @property
     def width(self) -> int:
         """W, logits noted of each."""
         return self._noted.shape[1]
@@ -132,6 +137,13 @@ class Reservoir:
         their place when it is offered again."""
         gone = {_digest(key) for key in keys}
         stay = np.array([bytes(key) not in gone for key in self._index["key"]], bool)
+        self._change(np.flatnonzero(stay))
+        return len(stay) - int(stay.sum())
+
+    def retain(self, keys: Iterable[str]) -> int:
+        """Forget all but these: how many."""
+        kept = {_digest(key) for key in keys}
+        stay = np.array([bytes(key) in kept for key in self._index["key"]], bool)
         self._change(np.flatnonzero(stay))
         return len(stay) - int(stay.sum())
 
