@@ -27,7 +27,7 @@ from everlearn.erasure.certificate import certify
 from everlearn.errors import BadInput, Missing, TooFew
 from everlearn.files import change
 from everlearn.naming import denial
-from everlearn.stages import arrays, care, data, learners, prove, standing, teach, traces
+from everlearn.stages import arrays, care, continual, data, learners, prove, standing, teach, traces
 from everlearn.stages.prove import OF_FILES
 from everlearn.types import SILENT
 from everlearn.workspace import EVALUATIONS, Workspace, read_json, write_whole
@@ -246,6 +246,7 @@ def _erase(workspace: Workspace, ids: Sequence[SampleId], journal: Mapping[str, 
     """Remove every row and file that still knows the samples."""
     standing.live(workspace).features.forget(ids)
     arrays.forget(workspace, ids)
+    continual.forget(workspace)
     spare: list[str] = []
     with workspace.catalog.write() as tx:
         for name in journal["knowing"]:
