@@ -67,6 +67,8 @@ def rates(
             axes.text(rate, 0.98 - 0.08 * place, f" {name} {rate:.2g}", color=colour, size=8, va="top",
                       transform=axes.get_xaxis_transform())  # fmt: skip
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda rate, _: f"{rate:g}")  # without formulas
+        axes.xaxis.set_minor_formatter(lambda rate, _: "")
         finite = [one for one in smooth if np.isfinite(one)]
         if finite:
             low, high = min(finite), max(finite[0], float(np.median(finite)))

@@ -75,6 +75,8 @@ class Trial:
         self.number, self.values = int(trial.user_attrs["place"]), values
         self._search, self._trial, self._reported = search, trial, 0
         self._best, self._told = -math.inf, time.monotonic()
+        self.behind = False
+        """Whether `report` has said that it is not worth going on with."""
 
     def begun(self, run: str) -> None:
         self._trial.set_user_attr("run", run)
@@ -93,9 +95,12 @@ class Trial:
         if place <= self._reported or self._best == -math.inf:
             return False
         for at in range(self._reported + 1, place + 1):
-            self._trial.report(self._best, at)
+            with quiet():
+                self._trial.report(self._best, at)
         self._reported = place
-        return self.number > 0 and place < REPORTS and self._trial.should_prune()
+        with quiet():
+            self.behind = self.number > 0 and place < REPORTS and self._trial.should_prune()
+        return self.behind
 
     def done(self, value: float, **about: Any) -> None:
         self._end(TrialState.COMPLETE, about, value)
