@@ -65,7 +65,7 @@ def judged(right: NDArray[np.bool_], weights: NDArray[np.float64], classes: int)
     A network that is right everywhere would have an endless vote: its error is taken for half an image's.
     """
     error = float(weights[~right].sum() / weights.sum())
-    if error >= 1 - 1 / classes:
+    if error >= 1 - 1 / classes - 1e-9:  # sums of shares are not exact
         return Round(error, 0.0, weights)
     counted = max(error, 0.5 / len(weights))
     alpha = math.log((1 - counted) / counted) + math.log(classes - 1)
