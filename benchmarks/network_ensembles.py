@@ -1,6 +1,6 @@
 """What it is worth to combine networks, to distil them, and to chain two tasks, on images that nobody had learned.
 
-    python benchmarks/network_ensembles.py shared/data/sign_digits [--seeds 3] [--side 24] [--out FOLDER]
+    python benchmarks/network_ensembles.py shared/data/sign_digits [--seeds 3] [--side 20] [--out FOLDER]
 
 IMAGES: an ImageFolder, of which at most `--most` images are taken. For each seed another random division: half to learn
 from, a fifth to choose the best epoch and to fit weights and stacking on, the rest to answer. Everything is trained by
@@ -42,7 +42,7 @@ from everlearn.learn.network.recipe import Optimizer, Schedule, Stage
 from everlearn.learn.network.runtime import runtime
 from everlearn.model.trainable import build
 
-TEACHER, STUDENT = "cnn:depth=3,width=16", "cnn:depth=2,width=6"
+TEACHER, STUDENT = "cnn:depth=3,width=12", "cnn:depth=2,width=6"
 Table = NDArray[np.float32]
 STAGE = Stage(epochs=12, batch_size=32, optimizer=Optimizer(learning_rate=0.003), schedule=Schedule(name="one_cycle"))
 
@@ -236,8 +236,8 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--members", type=int, default=4)
-    parser.add_argument("--side", type=int, default=24)
-    parser.add_argument("--most", type=int, default=2100)
+    parser.add_argument("--side", type=int, default=20)
+    parser.add_argument("--most", type=int, default=1600)
     parser.add_argument("--out", type=Path, help="folder for table, plot and figures")
     given = parser.parse_args()
     torch.set_num_threads(1)

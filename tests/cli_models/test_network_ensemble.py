@@ -86,7 +86,7 @@ def test_stages_and_snapshots_of_a_training_become_one_version(ever: Everlearn, 
 
 
 def test_a_memory_and_the_snapshots_of_a_training(ever: Everlearn) -> None:
-    made = ever("ensemble", "--snapshots", run_of(ever, "train").name, "--memory", "--combine", "dynamic")
+    made = ever("ensemble", "--snapshots", "newest", "--memory", "--combine", "dynamic")
     members = [one["name"].rpartition("/")[2] for one in made["members"]]
     assert members == ["patches", "snapshot_1_1", "snapshot_1_2"] and made["method"] == "dynamic"
 

@@ -43,7 +43,10 @@ def ensemble(
         ),
     ] = "auto",
     stages: Annotated[
-        str | None, typer.Option("--stages", metavar="RUN", help="The best weights of each stage of this training.")
+        str | None,
+        typer.Option(
+            "--stages", metavar="RUN", help="The best weights of each stage of this training, or of the newest."
+        ),
     ] = None,
     snapshots: Annotated[
         str | None,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from everlearn.workspace import Workspace
 
 FOLD = "fold"
+NEWEST = "newest"
 Part = Literal["stages", "snapshots", "folds"]
 Table = Any
 """(N, C) probabilities."""
@@ -160,28 +161,33 @@ def run_of(workspace: Workspace, name: str) -> runs.Run | None:
 
 def of_run(workspace: Workspace, run: str, part: Part) -> list[str]:
     """Names of what a run has left: the best weights of its stages, the snapshots that its stages took, or the networks
-    of its folds. Raises Missing, BadInput where it has none of them."""
+    of its folds. run: a name, or `newest` for the newest run that has such. Raises Missing, BadInput where it has none.
+    """
     with workspace.catalog.read() as tx:
-        runs.get(tx, run)
-        folds = [one for one in runs.every(tx, parent=run) if one.kind == FOLD and one.status == "done"]
+        every = (
+            [one for one in reversed(runs.every(tx)) if one.parent is None] if run == NEWEST else [runs.get(tx, run)]
+        )
+    for one in every:
+        if found := _left(workspace, one.name, part):
+            return found
+    remedies = {
+        "stages": "See: everlearn models stages",
+        "snapshots": "Take some: everlearn train --set stages.0.snapshots=3",
+        "folds": "Keep them: everlearn crossval --recipe R --keep-models",
+    }
+    raise BadInput(f"{'No run' if run == NEWEST else run} has {part if run == NEWEST else f'no {part}'} with networks.",
+                   remedies[part])  # fmt: skip
+
+
+def _left(workspace: Workspace, run: str, part: Part) -> list[str]:
     folder = workspace.root / CHECKPOINTS
     if part == "folds":
-        found = [one.name for one in folds if (folder / one.name / str(one.result.get("best_file"))).is_file()]
-        remedy = "Keep them: everlearn crossval --recipe R --keep-models"
-    else:
-        pattern = "best_model_stage_*.pt" if part == "stages" else "snapshot_*_*.pt"
-        paths = sorted(
-            (folder / run).glob(pattern), key=lambda path: [int(n) for n in path.stem.split("_") if n.isdigit()]
-        )
-        found = [f"{run}/{path.stem}" for path in paths]
-        remedy = (
-            "Set stages.0.snapshots: 3 in its recipe, for one."
-            if part == "snapshots"
-            else "See: everlearn models stages"
-        )
-    if not found:
-        raise BadInput(f"{run} has no {part} with networks.", remedy)
-    return found
+        with workspace.catalog.read() as tx:
+            folds = [one for one in runs.every(tx, parent=run) if one.kind == FOLD and one.status == "done"]
+        return [one.name for one in folds if (folder / one.name / str(one.result.get("best_file"))).is_file()]
+    pattern = "best_model_stage_*.pt" if part == "stages" else "snapshot_*_*.pt"
+    paths = sorted((folder / run).glob(pattern), key=lambda path: [int(n) for n in path.stem.split("_") if n.isdigit()])
+    return [f"{run}/{path.stem}" for path in paths]
 
 
 @dataclass(frozen=True)
