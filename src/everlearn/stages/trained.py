@@ -63,6 +63,9 @@ def answering(workspace: Workspace, divided: Sides, result: Training, progress: 
     file = result.best_file or result.folder / START
     stage = checkpoint.load(file)
     network, classes = from_stage_file(stage, base=workspace.root), tuple(map(str, stage["classes"]))
+    if not result.kept and classes:  # no stage was better than what it began with, which knows no new class
+        classes = (*classes, *(name for name in divided.classes if name not in classes))
+        network.grow(len(classes))
     if target := stage.get("target"):
         scale = Scale(target["mean"], target["deviation"], target["low"], target["high"])
         return Trained(network, (), scale)
