@@ -171,11 +171,13 @@ class Ray:
         wanted = gpus or len(self._machines())
         return wanted if self._most is None else min(wanted, self._most)
 
-    def together(self, work: Callable[[], Result], count: int) -> list[Result]:
+    def together(
+        self, work: Callable[[], Result], count: int, meanwhile: Callable[[], None] = lambda: None
+    ) -> list[Result]:
         """`work()` in so many processes at the same time, each with what `torch.distributed` asks the environment for.
 
-        What each gave, the first one's first. Raises what `work` raises, and ClusterFault where there is no room or a
-        process died; the others are ended then.
+        meanwhile: is called here every second. What each gave, the first one's first. Raises what `work` raises, and
+        ClusterFault where there is no room or a process died; the others are ended then.
         """
         cores = self._cores_each(count)
         gpus = 1 if self._ray.cluster_resources().get("GPU", 0) >= count else 0
@@ -196,7 +198,8 @@ class Ray:
             ]
             waiting = list(under_way)
             while waiting:  # whichever fails first is told; the others wait for it in vain
-                done, waiting = self._ray.wait(waiting, num_returns=1)
+                done, waiting = self._ray.wait(waiting, num_returns=1, timeout=1.0)
+                meanwhile()
                 for one in done:
                     self._get(one)
             return [self._get(one) for one in under_way]

@@ -222,6 +222,7 @@ class Training:
         self.rate = Rate(stage.schedule, self.steps, stage.epochs, stage.snapshots)
         self.plain_network = network
         network.to(run.device)
+        network.zero_grad(set_to_none=True)  # what a stage left that ended in the middle of a step
         if train.images:
             network.to(memory_format=torch.channels_last)  # as the batches are
         made = made_optimizer(network, stage.optimizer, run.processes)

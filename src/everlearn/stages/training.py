@@ -13,19 +13,20 @@ import math
 import os
 import shutil
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 
 from everlearn import faults, track
 from everlearn.catalog import runs, snapshots, versions
 from everlearn.dataset.build import build as build_snapshot
-from everlearn.errors import BadInput, ClusterFault, Corrupt, EverlearnError, Missing, TooFew
+from everlearn.errors import BadConfig, BadInput, ClusterFault, Corrupt, EverlearnError, Missing, TooFew
 from everlearn.learn.network import recipe as recipes
 from everlearn.monitor.system import Sampler
 from everlearn.naming import is_class
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from everlearn.types import Member, Progress, Snapshot
     from everlearn.workspace import Workspace
 
-JOB, ROWS, START, RESULT = "job.json", "rows.npz", "start.pt", "result.json"
+JOB, ROWS, START, RESULT, SAID = "job.json", "rows.npz", "start.pt", "result.json", "said.txt"
 LEARNER = "staged"
 
 
@@ -88,6 +89,16 @@ class Sides:
         return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What a continual method changes in a training. new: what is learned of the sides, None for all; method: as
+    `learn.network.continual.opened` takes it; enter: registers what came of it."""
+
+    enter: Callable[[Workspace, Snapshot, Sides, Training, Progress], Version]
+    new: Sides | None = None
+    method: Mapping[str, Any] | None = None
+
+
 def sides(workspace: Workspace, snapshot: Snapshot, progress: Progress = SILENT) -> Sides:
     """The learning side of a snapshot, divided. Augmented copies are left out: a recipe makes its own, anew in every
     epoch. Raises TooFew where one side has nothing, BadInput where no images are held."""
@@ -127,7 +138,7 @@ def _warn(classes: Sequence[str], train: Sequence[Member], progress: Progress) -
 def train(
     workspace: Workspace, recipe: Recipe, progress: Progress, *, watch: Watch | None = None,
     begin: Mapping[str, Any] | None = None, begun_from: str | None = None, resume: bool = False, anew: bool = False,
-    force: bool = False, kind: str = "train", register: bool = True,
+    force: bool = False, kind: str = "train", register: bool = True, part: Part | None = None,
 ) -> tuple[Version | None, Training]:  # fmt: skip
     """Train a network by a recipe on what is labelled, and register the best weights as a version.
 
@@ -144,25 +155,24 @@ def train(
     with leading():
         return _train(
             workspace, recipe, progress, watch, begin, begun_from, resume=resume, anew=anew, force=force, kind=kind,
-            register=register,
+            register=register, part=part,
         )  # fmt: skip
 
 
 def _train(
     workspace: Workspace, recipe: Recipe, progress: Progress, watch: Watch | None, begin: Mapping[str, Any] | None,
-    begun_from: str | None, *, resume: bool, anew: bool, force: bool, kind: str, register: bool,
+    begun_from: str | None, *, resume: bool, anew: bool, force: bool, kind: str, register: bool, part: Part | None,
 ) -> tuple[Version | None, Training]:  # fmt: skip
     snapshot = build_snapshot(workspace)
-    if resume and (unfinished := _unfinished(workspace, kind)):
-        kept = read_json(_folder(workspace, unfinished[0].name) / JOB)
-        recipe = recipe if force else recipes.load(kept["recipe"])
-        begin, begun_from = _begun(workspace, unfinished[0].name), kept["from"]
     divided = sides(workspace, snapshot, progress)
     classes = _classes(divided, begin)
+    learned = part.new if part and part.new else divided
     fingerprint: dict[str, Any] = {
         "recipe": json.loads(recipe.model_dump_json()), "classes": list(classes), "from": begun_from,
-        "images": {"train": len(divided.train), "validation": len(divided.validation), "digest": divided.digest()},
+        "images": {"train": len(learned.train), "validation": len(learned.validation), "digest": learned.digest()},
     }  # fmt: skip
+    if part and part.method:
+        fingerprint["method"] = dict(part.method)
     goes_on = None if anew else _to_go_on(workspace, kind, fingerprint, resume)
     if goes_on:
         _check_same(workspace, goes_on, fingerprint, force)
@@ -170,15 +180,19 @@ def _train(
     if goes_on:
         progress.say(f"Going on with {goes_on}, which was not finished.")
     config = {**fingerprint["recipe"], "from": begun_from}
+    if "method" in fingerprint:
+        config["method"] = fingerprint["method"]["name"]
     with track.run(
         workspace, kind, config=config, snapshot=snapshot.number, resume=goes_on, say=progress.say
     ) as following:
         folder = _folder(workspace, following.name)
         if not goes_on or force:
-            _write_job(workspace, folder, recipe, divided, classes, begin, begun_from, progress, fingerprint)
+            _write_job(workspace, folder, recipe, learned, classes, begin, begun_from, progress, fingerprint)
         told = track.Follow(following, stages=len(done_before), epochs=sum(len(one.history) for one in done_before))
         with Sampler() as sampler:
             done = _carried_out(workspace, folder, recipe, (told, watch), progress, force)
+            faults.point("train.trained")
+            _check_something_came(done, begin)
         best = max((one.number for one in done if one.kept), default=0)
         result = Training(following.name, folder, recipe, tuple(done), best)
         following.note({**_summary(result), "system": sampler.use().to_json()}, snapshot=snapshot.number)
@@ -186,7 +200,7 @@ def _train(
         if register:
             from everlearn.stages.trained import enter
 
-            version = enter(workspace, snapshot, divided, result, progress)
+            version = (part.enter if part else enter)(workspace, snapshot, divided, result, progress)
             following.note({}, version=version.name)
             picturing.pictures(workspace, divided, result, following, progress)
     _tidy(folder)
@@ -285,13 +299,13 @@ def work(root: str, run: str, force: bool = False, watches: Sequence[Watch] = ()
     from everlearn.learn.network.runtime import runtime
 
     folder = Path(root) / CHECKPOINTS / run
-    job = read_json(folder / JOB)
+    job = _job(folder)
     recipe = recipes.load(job["recipe"])
     here = runtime(recipe.precision)
     network, data, validation = _network(Path(root), folder, job), *_data(folder, job)
     method = _method(folder, job)
     done = staged.train(
-        staged.Job(recipe, folder, job["about"], job["fingerprint"], warm=job["from"] is not None),
+        staged.Job(recipe, folder, job["about"], job["fingerprint"], warm=job["from"] is not None, keep_state=True),
         network, data, validation, augmenter, run=here, watch=Watches(*watches if here.first else ()), method=method,
         force=force,
     )  # fmt: skip
@@ -325,8 +339,25 @@ def _carried_out(
         launch(_in_a_process, wanted, root, run, force)
     else:
         progress.say(f"Training in {wanted} processes of the Ray cluster; all read and write {folder}.")
-        far.together(partial(_in_a_process, root, run, force), wanted)
+        heard = _Heard(folder / SAID, progress)
+        far.together(partial(_in_a_process, root, run, force, True), wanted, heard)
+        heard()
     return [Trained.from_json(one) for one in json.loads((folder / RESULT).read_text(encoding="utf-8"))]
+
+
+class _Heard:
+    """Says what the first of a cluster's processes has written."""
+
+    def __init__(self, path: Path, progress: Progress) -> None:
+        path.unlink(missing_ok=True)
+        self._path, self._progress, self._at = path, progress, 0
+
+    def __call__(self) -> None:
+        text = self._path.read_bytes()[self._at :] if self._path.exists() else b""
+        whole = text[: text.rfind(b"\n") + 1]
+        self._at += len(whole)
+        for line in whole.decode("utf-8", "replace").splitlines():
+            self._progress.say(line)
 
 
 def _followed(workspace: Workspace, force: bool) -> Training:
@@ -337,13 +368,13 @@ def _followed(workspace: Workspace, force: bool) -> Training:
     if run is None:
         raise ClusterFault("The first process has failed before the training began.", "It says why.")
     folder = _folder(workspace, run)
-    recipe = recipes.load(read_json(folder / JOB)["recipe"])
+    recipe = recipes.load(_job(folder)["recipe"])
     done = work(str(workspace.root), run, force, alone=True)
     return Training(run, folder, recipe, tuple(done), max((one.number for one in done if one.kept), default=0))
 
 
-def _in_a_process(root: str, run: str, force: bool) -> None:
-    """One of several; the first follows the run in the catalog, and speaks."""
+def _in_a_process(root: str, run: str, force: bool, said: bool = False) -> None:
+    """One of several; the first follows the run in the catalog, and speaks. said: into a file, from another machine."""
     from everlearn.learn.fit import Quiet
     from everlearn.workspace import Workspace
 
@@ -363,7 +394,11 @@ def _in_a_process(root: str, run: str, force: bool) -> None:
             return None
 
         def say(self, text: str) -> None:
-            os.write(2, f"{text}\n".encode())
+            if said:
+                with (Path(root) / CHECKPOINTS / run / SAID).open("a", encoding="utf-8") as file:
+                    file.write(f"{text}\n")
+            else:
+                os.write(2, f"{text}\n".encode())
 
     if not (Path(root) / CHECKPOINTS / run / JOB).is_file():
         raise ClusterFault(
@@ -396,7 +431,13 @@ def _network(root: Path, folder: Path, job: Mapping[str, Any]) -> Network:
 def _data(folder: Path, job: Mapping[str, Any]) -> tuple[Data, Data]:
     from everlearn.learn.network.loading import Data
 
-    rows = np.load(folder / ROWS)
+    try:
+        with np.load(folder / ROWS) as file:
+            rows = dict(file)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise Corrupt(
+            f"{folder / ROWS} cannot be read: {error}.", "Begin another run: everlearn train --anew"
+        ) from None
     shape, dtype, path = tuple(job["shape"]), np.dtype(job["dtype"]), Path(job["inputs"])
     inputs = np.memmap(path, dtype, "r").reshape(-1, *shape)
     classes = tuple(job["about"]["classes"])
@@ -439,7 +480,7 @@ def _write_job(
     values = json.loads(recipe.model_dump_json())
     job = {
         "recipe": values, "from": begun_from, "about": about, "inputs": str(arrays.path), "shape": arrays.shape,
-        "dtype": arrays.dtype.name,
+        "dtype": arrays.dtype.name, "method": fingerprint.get("method"),
         "fingerprint": fingerprint,
     }  # fmt: skip
     write_whole(folder / JOB, json.dumps(job, ensure_ascii=False).encode())
@@ -517,23 +558,72 @@ def _unfinished(workspace: Workspace, kind: str) -> list[Run]:
 
 
 def _to_go_on(workspace: Workspace, kind: str, fingerprint: Mapping[str, Any], resume: bool) -> str | None:
-    """The run to go on with: the newest that was begun with the same, or with resume the newest at all."""
+    """The run to go on with: the newest that was begun with the same; with resume the newest at all. Also the newest of
+    all runs where it is one of this recipe and not finished: its work is not left behind without a word."""
+    from everlearn.learn.network.staged import LAST
+
     unfinished = _unfinished(workspace, kind)
     if resume:
-        if not unfinished:
-            raise Missing("There is no training to go on with.", "Begin one: everlearn train")
-        return unfinished[0].name
-    for one in unfinished:
-        if read_json(_folder(workspace, one.name) / JOB)["fingerprint"] == fingerprint:
-            return one.name
+        return _newest_unfinished(workspace, kind).name
+    begun = {one.name: _fingerprint(workspace, one.name) for one in unfinished}
+    for name, before in begun.items():
+        if before == fingerprint:
+            return name
+    with workspace.catalog.read() as tx:
+        newest = [one.name for one in runs.every(tx, kind=kind) if one.parent is None][-1:]
+    for name in newest:
+        same = name in begun and all(begun[name][key] == fingerprint[key] for key in ("classes", "from"))
+        if same and begun[name]["recipe"]["name"] == fingerprint["recipe"]["name"]:
+            return name if (_folder(workspace, name) / LAST).exists() else None
     return None
+
+
+def to_resume(workspace: Workspace, kind: str = "train") -> tuple[Recipe, dict[str, Any] | None, str | None]:
+    """Of the newest run that was not finished: its recipe, the stage that it began with, and that one's name. Raises
+    Missing where there is none."""
+    run = _newest_unfinished(workspace, kind).name
+    job = _job(_folder(workspace, run))
+    return recipes.load(job["recipe"]), _begun(workspace, run), job["from"]
+
+
+def _newest_unfinished(workspace: Workspace, kind: str) -> Run:
+    unfinished = _unfinished(workspace, kind)
+    if not unfinished:
+        raise Missing("There is no training to go on with.", "Begin one: everlearn train")
+    return unfinished[0]
+
+
+def _fingerprint(workspace: Workspace, run: str) -> dict[str, Any]:
+    """What a run was begun with; an empty one where that cannot be read, which no other is like."""
+    try:
+        found = _job(_folder(workspace, run))["fingerprint"]
+    except Corrupt:
+        return {"recipe": {"name": None}, "classes": None, "from": None}
+    return dict(found)
+
+
+def _job(folder: Path) -> dict[str, Any]:
+    """Raises Corrupt where it is not what `_write_job` wrote."""
+    job = read_json(folder / JOB)
+    if not {"recipe", "from", "about", "inputs", "shape", "dtype", "fingerprint"} <= job.keys():
+        raise Corrupt(f"{folder / JOB} lacks what a training needs.", "Begin another run: everlearn train --anew")
+    return job
+
+
+def _check_something_came(done: Sequence[Trained], begin: Mapping[str, Any] | None) -> None:
+    """Raises BadConfig where no weights are worth keeping: every loss became no number, and none were there before."""
+    if begin is None and not any(one.kept for one in done):
+        told = ", ".join(f"{one.name} ({one.stopped})" for one in done)
+        raise BadConfig(
+            f"No stage came to a network: {told}.", "Lower stages.*.optimizer.learning_rate, or set stages.*.clip=1."
+        )
 
 
 def _check_same(workspace: Workspace, run: str, now: Mapping[str, Any], force: bool) -> None:
     """Raises BadInput where a run would not go on as it was begun."""
     from everlearn.learn.network.checkpoint import differences
 
-    before = read_json(_folder(workspace, run) / JOB)["fingerprint"]
+    before = _job(_folder(workspace, run))["fingerprint"]
     changed = differences(before, dict(now))
     fixed = [line for line in changed if line.startswith(("classes", "recipe.network", "recipe.size", "from"))]
     if changed and (fixed or not force):
@@ -541,7 +631,7 @@ def _check_same(workspace: Workspace, run: str, now: Mapping[str, Any], force: b
         raise BadInput(f"{run} was begun with something else: {'; '.join(changed[:10])}.", remedy)
 
 
-def _begun(workspace: Workspace, run: str) -> Mapping[str, Any] | None:
+def _begun(workspace: Workspace, run: str) -> dict[str, Any] | None:
     from everlearn.learn.network import checkpoint
 
     path = _folder(workspace, run) / START
@@ -579,7 +669,7 @@ def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _tidy(folder: Path) -> None:
     """What only a running training needs; rows.npz has labels by sample."""
-    for name in (ROWS, JOB, START, RESULT):
+    for name in (ROWS, START, RESULT, SAID, "last.pt", JOB):
         (folder / name).unlink(missing_ok=True)
 
 

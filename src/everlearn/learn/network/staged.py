@@ -107,12 +107,14 @@ class Job:
     about: Mapping[str, Any]
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     warm: bool = False
+    keep_state: bool = False
+    """Leave the state of a training that is done, for whoever has more to do with it that may be killed."""
 
 
 def train(
     job: Job, network: nn.Module, data: Data, validation: Data, augmenters: Augmenters, *,
     run: Runtime | None = None, watch: Watch = QUIET, method: Method | None = None, force: bool = False,
-    save_seconds: float = SAVE_SECONDS,
+    save_seconds: float | None = None,
 ) -> list[Trained]:  # fmt: skip
     """Train every stage that the recipe asks for; the network has the best weights of all stages at the end.
 
@@ -120,6 +122,9 @@ def train(
     data (unless force), KeyboardInterrupt after Ctrl-C, once the state is saved.
     """
     run = run or runtime(job.recipe.precision)
+    if run.first:
+        for half_written in job.folder.glob(".*.part"):  # by one that was killed
+            half_written.unlink(missing_ok=True)
     state = _State.open(job, network, validation, run, force)
     if method is not None:  # sees the network as the last experience left it, also where a killed run goes on
         network.load_state_dict(state.start)
@@ -130,13 +135,13 @@ def train(
             if not _goes_on(job.recipe, state.done, watch):
                 break
             network.load_state_dict(state.weights)
-            keep = _Saver(state, run, asked, save_seconds)
+            keep = _Saver(state, run, asked, SAVE_SECONDS if save_seconds is None else save_seconds)
             found = _stage(job, network, data, validation, stage, number, augmenters, run, watch, method, state, keep)
             state.add(number, stage, found, run)
             faults.point("train.stage")
             watch.say(_told(state.done[-1], len(job.recipe.stages)))
     network.load_state_dict(state.weights)
-    if run.first:
+    if run.first and not job.keep_state:
         (job.folder / LAST).unlink(missing_ok=True)
     return state.done
 
