@@ -21,7 +21,6 @@ import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal
 
 import optuna
@@ -313,6 +312,7 @@ class _Placed(optuna.samplers.BaseSampler):
 
     def __init__(self, kind: Sampler, seed: int, space: Space) -> None:
         self._kind, self._seed = kind, seed
+        self._now: tuple[int, optuna.samplers.BaseSampler] | None = None
         self._space = {one.field: _distribution(one) for one in space.dimensions}
 
     def infer_relative_search_space(self, study: Any, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -328,10 +328,12 @@ class _Placed(optuna.samplers.BaseSampler):
         pass
 
     def _made(self, trial: FrozenTrial) -> optuna.samplers.BaseSampler:
-        return _sampler(self._kind, self._seed, int(trial.user_attrs.get("place", 0)))
+        """One for each trial: what it draws does not depend on what was drawn before."""
+        if self._now is None or self._now[0] != trial.number:
+            self._now = trial.number, _sampler(self._kind, self._seed, int(trial.user_attrs.get("place", 0)))
+        return self._now[1]
 
 
-@lru_cache(maxsize=4)
 def _sampler(kind: Sampler, seed: int, place: int) -> optuna.samplers.BaseSampler:
     drawn = random.Random(f"{seed} {place}").getrandbits(32)  # noqa: S311 - a seed
     if kind != "tpe":

@@ -146,7 +146,7 @@ class Space:
         own = [_current(self.recipe, f"stages.{number}.{inside}") for number in range(len(self.recipe.stages))]
         scaled = [value * one / own[0] for one in own]
         if inside == "epochs":
-            scaled = [max(1, round(one)) for one in scaled]
+            scaled = [round(one) if place == 0 else max(1, round(one)) for place, one in enumerate(scaled)]
         return [f"stages.{number}.{inside}={json.dumps(one)}" for number, one in enumerate(scaled)]
 
 

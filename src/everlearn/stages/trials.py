@@ -170,7 +170,7 @@ def _value(done: list[Trained], alone: bool) -> float:
             raise _NoScore(f"Stage {one.name} diverged: its loss was no number any more.")
     value = done[-1].val_accuracy if alone else done[-1].kept_accuracy
     if not math.isfinite(value):
-        raise _NoScore("It came to no score.")
+        raise _NoScore("It diverged: its loss on the validation side is no number.")
     return value
 
 

@@ -85,7 +85,7 @@ def tune(workspace: Workspace, recipe: Recipe, asked: Asked, progress: Progress)
         url, name, space, sampler=asked.sampler, pruner=asked.pruner, seed=asked.seed,
         about={**about, "recipe": _digest(about["recipe"])},
     )  # fmt: skip
-    places = search.plan(_first_places(asked))
+    places = search.plan(_first_places(search, asked))
     config = {**about, "study": name, "space": space.to_json(), "sampler": asked.sampler, "seed": asked.seed}
     before = _run_of(workspace, name)
     for lost in search.recover():
@@ -260,8 +260,11 @@ def _more(search: Search, worker: Worker) -> None:
         search.plan(len(search.outcomes()) + worker.asked.jobs)
 
 
-def _first_places(asked: Asked) -> int | None:
-    return asked.places if asked.places is not None or asked.sampler == "grid" else 1 + asked.jobs
+def _first_places(search: Search, asked: Asked) -> int | None:
+    """Where the time alone sets the end: one more than there were, for each process."""
+    if asked.places is not None or asked.sampler == "grid":
+        return asked.places
+    return max(1, len(search.outcomes())) + asked.jobs
 
 
 def _before(
