@@ -149,7 +149,7 @@ def test_the_better_of_network_and_memory_is_registered(workspace: Workspace, mo
     assert other is not None
     assert {version.learner, other.learner} == {"exact", "staged:tiny"}
     for one in (version, other):
-        done = wheel.run(workspace.root, "evaluate", one.name)
+        done = wheel.run(workspace.root, "evaluate", "--model", one.name)
         assert done.code in (0, 1), done  # it answers by itself; what the gate says of it is its own matter
 
 
