@@ -166,6 +166,7 @@ def _train(
     snapshot = build_snapshot(workspace)
     divided = sides(workspace, snapshot, progress)
     classes = _classes(divided, begin)
+    network = _fitting(workspace, recipe, divided, classes)
     learned = part.new if part and part.new else divided
     fingerprint: dict[str, Any] = {
         "recipe": json.loads(recipe.model_dump_json()), "classes": list(classes), "from": begun_from,
@@ -187,7 +188,7 @@ def _train(
     ) as following:
         folder = _folder(workspace, following.name)
         if not goes_on or force:
-            _write_job(workspace, folder, recipe, learned, classes, begin, begun_from, progress, fingerprint)
+            _write_job(workspace, folder, network, recipe, learned, classes, begin, begun_from, progress, fingerprint)
         told = track.Follow(following, stages=len(done_before), epochs=sum(len(one.history) for one in done_before))
         with Sampler() as sampler:
             done = _carried_out(workspace, folder, recipe, (told, watch), progress, force)
@@ -202,6 +203,7 @@ def _train(
 
             version = (part.enter if part else enter)(workspace, snapshot, divided, result, progress)
             following.note({}, version=version.name)
+        if kind == "train":
             picturing.pictures(workspace, divided, result, following, progress)
     _tidy(folder)
     faults.point("train.done")
@@ -453,16 +455,27 @@ def _method(folder: Path, job: Mapping[str, Any]) -> Method | None:
     return opened(job["method"], folder)  # type: ignore[no-any-return]
 
 
+def _fitting(workspace: Workspace, recipe: Recipe, divided: Sides, classes: Sequence[str]) -> Network:
+    """The recipe's network, before any run is begun that could not be trained. Raises BadConfig, BadInput, Missing."""
+    from everlearn.learn.network.losses import NUMBERS
+    from everlearn.model.trainable import build
+
+    for stage in recipe.stages:
+        if divided.numbers != (stage.loss.name in NUMBERS):
+            kind, wanted = ("numbers", NUMBERS) if divided.numbers else ("classes", ("cross_entropy", "focal", "bce"))
+            remedy = f"Set loss.name to {', '.join(wanted)}" + (", or: --recipe regression" if divided.numbers else ".")
+            raise BadInput(f"Stage {stage.name} has loss {stage.loss.name}, and the labels are {kind}.", remedy)
+    return build(recipe.network, classes=max(1, len(classes)), size=recipe.size, base=workspace.root)
+
+
 def _write_job(
-    workspace: Workspace, folder: Path, recipe: Recipe, divided: Sides, classes: Sequence[str],
+    workspace: Workspace, folder: Path, network: Network, recipe: Recipe, divided: Sides, classes: Sequence[str],
     begin: Mapping[str, Any] | None, begun_from: str | None, progress: Progress, fingerprint: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """All that the processes of this run need. job.json last: without it there is no run to go on with."""
     from everlearn.learn.network import checkpoint
-    from everlearn.model.trainable import build
 
     folder.mkdir(parents=True, exist_ok=True)
-    network = build(recipe.network, classes=max(1, len(classes)), size=recipe.size, base=workspace.root)
     arrays = arrays_of(workspace, network)
     ids = [one.id for one in (*divided.train, *divided.validation)]
     rows = arrays.rows(ids, progress)
