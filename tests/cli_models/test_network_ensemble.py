@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 
 from everlearn.catalog import runs  # noqa: E402
 from everlearn.model.bundle import OnnxModel  # noqa: E402
+from everlearn.model.chained_bundle import ChainedModel  # noqa: E402
 from everlearn.workspace import Workspace  # noqa: E402
 from tests.cli_models.conftest import Everlearn, digits  # noqa: E402
 
@@ -141,6 +142,25 @@ def test_a_memory_teaches_and_is_not_praised_for_what_it_has_learned(ever: Everl
     assert made["teacher"]["accuracy"] is None and made["against_teacher"] is None
     assert made["alone"] is None and made["helps"] is None
     assert set(made["asked"].values()) == {"the teacher's answers to the images as they are, computed once"}
+
+
+def test_labels_in_two_parts_are_chained_in_one_network(tmp_path: Path) -> None:
+    ever = Everlearn(tmp_path / "workspace").init()
+    for kind, names in (("odd", (1, 7)), ("even", (4, 8))):
+        for name in names:
+            folder = digits(tmp_path / f"photos{name}", (name,), 40)
+            ever("collect", folder, "--label", f"{kind}/{name}")
+    ever("validate")
+    made = ever("chain", *TINY)
+    assert made["kinds"] == ["even", "odd"] and 0 <= made["second"] <= 1
+    shown = ever("models", "show", made["model"])["models"][0]
+    assert shown["learner"] == "chained:tiny" and "odd/7" in shown["card"]["classes"]
+    ever("models", "export", tmp_path / "out", "--model", made["model"])
+    model = ChainedModel(next((tmp_path / "out").glob("*.onnx")))
+    first, second = model.both([np.zeros((8, 8, 3), np.uint8)])
+    assert first.shape == (1, 2) and second.shape == (1, 4) and model.first == ("even", "odd")
+    assert ever("evaluate", "--model", made["model"], code=None)["accuracy"] >= 0
+    assert "No label has '-'" in ever.error("chain", "--separator", "-", *TINY)["message"]
 
 
 def test_what_cannot_be(ever: Everlearn) -> None:

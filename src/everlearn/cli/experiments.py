@@ -1,4 +1,4 @@
-"""Commands that try something out and say what it was worth: ensemble, distill."""
+"""Commands that try something out and say what it was worth: ensemble, distill, chain."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ Context = typer.Context
 def add_to(app: typer.Typer) -> None:
     app.command("ensemble")(ensemble)
     app.command("distill")(distill)
+    app.command("chain")(chain)
 
 
 def ensemble(
@@ -165,6 +166,35 @@ def distill(
     verdict = {True: " The teacher helped.", False: " The teacher is not shown to have helped.", None: ""}[made.helps]
     lines = [*table(rows, headings), f"{version.name}, judged on {made.images} validation images.{verdict}"]
     return Answer({"model": version.name, **made.to_json()}, lines)
+
+
+def chain(
+    context: Context,
+    separator: Annotated[str, typer.Option(help="What stands between kind and name in a label.")] = "/",
+    recipe: Annotated[str, typer.Option("--recipe", "-r", metavar="R", help="How it is trained.")] = "baseline",
+    first_weight: Annotated[float, typer.Option(help="Weight of the loss of the kind; the other's is 1.")] = 1.0,
+    network: Annotated[str | None, typer.Option(help="Another network than the recipe's: cnn:width=16.")] = None,
+    size: Annotated[int | None, typer.Option(help="Another side of the images, in pixels.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Other epochs, in every stage.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Another seed.")] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Another value of the recipe, as in `train`."),
+    ] = None,
+) -> Answer:
+    """Train one network for labels in two parts, such as fruit/apple: first which kind, then which one, given the kind;
+    both losses together. The version answers whole labels, and its file also says the kind."""
+    from everlearn import stages
+
+    workspace = opened(context)
+    chosen = recipe_of(recipe, (("network", network), ("size", size), ("epochs", epochs), ("seed", seed)), change)
+    with workspace.lock():
+        version, found = stages.chain(workspace, separator, chosen, context.obj, weights=(first_weight, 1.0))
+    lines = [
+        *table([["kind", f"{found.first:.4f}"], ["label", f"{found.second:.4f}"]], ["", "accuracy"]),
+        f"{version.name} of {len(found.kinds)} kinds, judged on {found.images} validation images.",
+    ]
+    return Answer({"model": version.name, **found.to_json()}, lines)
 
 
 def _against(found: Any) -> str:

@@ -7,7 +7,8 @@ other programs. `summing`: sums over more images than a workspace should hold.
 `subjects`: ways of learning that experiments try, `trying` a recipe among them; `crossvalidating`: cross-validation,
 learning curves, 5x2 cv. `analysing`: stages and runs beside each other. `checking`: the experiment checklist.
 `use`: feedback, deployment, drift. `ensembles`: several models as one version, of `members`; `distilling`: a small one
-of a large one; `ground`: what the networks of one experiment are trained on. `watching`: when to turn.
+of a large one; `chaining`: two tasks in one network; `ground`: what the networks of one experiment are trained on.
+`watching`: when to turn.
 `care`: what is going on, and what a crash left behind. `exporting`: a version for other programs.
 """
 
@@ -24,7 +25,7 @@ _ROOMS = {
     "crossval": "crossvalidating", "curve": "crossvalidating", "checklist": "checking",
     "analyze": "analysing", "listed": "analysing",
     "predict": "predicting", "feedback": "use", "deploy": "use", "export": "exporting",
-    "ensemble": "ensembles", "distill": "distilling",
+    "ensemble": "ensembles", "distill": "distilling", "chain": "chaining",
     "status": "care", "doctor": "care", "Watcher": "watching",
 }  # fmt: skip
 
