@@ -134,10 +134,12 @@ def test_runs_that_knew_them_keep_their_numbers_and_nothing_else(root: Path) -> 
         knew = runs.begin(tx, "train", snapshot=held, config={"classes": ["4", KIM]})
         fold = runs.begin(tx, "fold", parent=knew)
         after = runs.begin(tx, "train", snapshot=0, config={"from": f"{knew}/stage_1_baseline"})
+        taught = runs.begin(tx, "distill", snapshot=0, config={"names": [versions.newest(tx).name]})
         unsure = runs.begin(tx, "train")
         runs.note(tx, knew, {"mirrors": {"mlflow": "4711"}, "recall": {KIM: 0.5, "4": 1.0}})
         runs.metrics(tx, knew, 1, {"val_loss": 0.5, f"recall/{KIM}": 0.5, "recall/4": 1.0})
-    folders = {name: [root / one for one in track.files_of(name, {})] for name in (long_ago, knew, fold, after, unsure)}
+    names = (long_ago, knew, fold, after, taught, unsure)
+    folders = {name: [root / one for one in track.files_of(name, {})] for name in names}
     folders[knew].append(root / "training_logs/mlflow/artifacts/4711")
     for folder in (one for some in folders.values() for one in some):
         folder.mkdir(parents=True)

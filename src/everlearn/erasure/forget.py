@@ -108,9 +108,8 @@ def _carry_out(workspace: Workspace, journal: dict[str, Any], progress: Progress
         journal["before"] = live.memory.digest() if live.held else None
         with workspace.catalog.read() as tx:
             journal["champion"] = getattr(versions.champion(tx), "name", None)
-            journal["knowing"] = _knowing(tx, ids)
             journal["evaluations"] = traces.last_evaluation(tx)
-            journal["folders"] = traces.trainings(tx, ids)
+            journal["folders"], journal["knowing"] = traces.trainings(tx, ids, _knowing(tx, ids))
         write_whole(path, json.dumps(journal).encode())
     notes = _withdraw(workspace, ids, journal["knowing"], progress)
     faults.point("forget.withdrawn")

@@ -21,6 +21,7 @@ from everlearn.catalog.tables import (
     setting,
     snapshot,
     turn,
+    version,
 )
 from everlearn.track import files_of
 from everlearn.workspace import PRIVATE, write_whole
@@ -61,10 +62,15 @@ def reports(tx: Connection, ids: Collection[SampleId], knowing: Collection[str],
     return [stem + ending for stem in stems for ending in (".html", ".ko.html", ".json")]
 
 
-def trainings(tx: Connection, ids: Collection[SampleId]) -> list[str]:
-    """Folders of the workspace with what was made of these samples by runs: networks trained on them, plots that show
-    them, copies in trackers. A run knew them where its snapshot held them, or where one above it did, or the one whose
-    weights it began with; of a run without a snapshot that is taken for granted once the first of them had come in."""
+def trainings(
+    tx: Connection, ids: Collection[SampleId], knowing: Collection[str] = ()
+) -> tuple[list[str], list[str]]:  # fmt: skip
+    """Folders of the workspace with what was made of these samples by runs (networks trained on them, plots that show
+    them, copies in trackers), and the versions that know them, `knowing` among them.
+
+    A run knew them where its snapshot held them, or where one above it did, the one whose weights it began with, or a
+    model that taught it; of a run without a snapshot that is taken for granted once the first of them had come in.
+    """
     came = [one.collected_at for one in samples.some(tx, ids).values()]
     held: set[int] = set()
     for chunk in samples.chunks(ids):
@@ -73,15 +79,17 @@ def trainings(tx: Connection, ids: Collection[SampleId]) -> list[str]:
         )
         query = sa.select(run.c.snapshot).join(member, there).where(member.c.sample_id.in_(chunk)).distinct()
         held |= set(tx.execute(query).scalars())
-    knew: set[str] = set()
+    knew: set[str] = set(knowing)  # runs and versions
     folders = []
     for row in tx.execute(sa.select(run).order_by(run.c.number)):  # a parent comes before its children
         unsure = row.snapshot is None and row.parent is None and bool(came) and row.at >= min(came)
-        above = {row.parent, str(row.config.get("from") or "").partition("/")[0]}
+        models = [row.config.get("from"), *(row.config.get("names") or ())]
+        above = {row.parent, *(str(name or "").partition("/")[0] for name in models)}
         if row.snapshot in held or above & knew or unsure:
-            knew.add(row.name)
+            knew |= {row.name} | ({row.version} if row.version else set())
             folders += files_of(row.name, row.result or {})
-    return folders
+    there = set(tx.execute(sa.select(version.c.name)).scalars())
+    return folders, sorted(knew & there)
 
 
 def words(tx: Connection, ids: Collection[SampleId]) -> None:
