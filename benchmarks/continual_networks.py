@@ -9,10 +9,10 @@ Both sides have the same images in the same five steps of two classes, the same 
 outputs from the start, as Avalanche's have), the same number of stored images, batches of 64 new and 64 old images,
 the same epochs, and SGD without momentum, which has no state that one side could keep and the other not. No
 augmentation. The order of the images and what is stored is each side's own draw. Everlearn's buffer lies on disk. What
-is published is compared with what is published: `+prior` is Everlearn's default beside it, which takes out how often a
-class is in a batch. Avalanche's EWC and LwF have the strengths of benchmarks/class_incremental.py, Everlearn's their
-defaults; `joint` learns all ten classes at once. Accuracy and forgetting are on the test images, by one function for
-both; seconds are those of learning on one thread.
+is published is compared with what is published; `+prior` beside it takes out how often a class is in a batch
+(Everlearn's default for DER++). Avalanche's EWC and LwF have the strengths of benchmarks/class_incremental.py,
+Everlearn's their defaults; `joint` learns all ten classes at once. Accuracy and forgetting are on the test images, by
+one function for both; seconds are those of learning on one thread.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ def test_nothing_is_replayed_before_anything_is_held(tmp_path, steps):
 
 
 def test_the_loss_of_replay_adds_the_log_of_each_class_share(tmp_path):
-    method = Replay(reservoir(tmp_path, 4, 0))
+    method = Replay(reservoir(tmp_path, 4, 0), prior=True)
     x = np.random.default_rng(0).integers(0, 256, (8, *SHAPE), np.uint8)
     method.after(network(), Data(x[:4], np.array([0, 0, 1, 1]), CLASSES[:2]))
     method.before(network(), Data(x[4:], np.array([2, 2, 2, 1]), CLASSES[:3]))

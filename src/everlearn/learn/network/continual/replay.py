@@ -31,7 +31,7 @@ class Replay(Naive):
     """reservoir: where old images lie; batch: how many of them each step has; prior: whether p is taken out."""
 
     def __init__(
-        self, reservoir: Reservoir, *, batch: int = 32, prior: bool = True, known: Iterable[int] = (), seed: int = 0
+        self, reservoir: Reservoir, *, batch: int = 32, prior: bool = False, known: Iterable[int] = (), seed: int = 0
     ) -> None:
         super().__init__(known)
         self.reservoir, self.batch, self.prior, self.seed = reservoir, batch, prior, seed
