@@ -23,7 +23,8 @@ def train(
     context: Context,
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", "-r", metavar="R", help="A shipped recipe, or a YAML file; default: five-stage."),
+        typer.Option("--recipe", "-r", metavar="R", help="A shipped recipe, a YAML file, or auto: found by measuring "
+                     "on this data; default: five-stage."),
     ] = None,
     begin: Annotated[
         str | None,
@@ -31,6 +32,11 @@ def train(
             "--from", metavar="MODEL", help="Continue a saved stage: best_model_stage_5, RUN/stage_2_augmentation, or "
             "a version of `train`. See: everlearn models stages"
         ),
+    ] = None,
+    method: Annotated[
+        Literal["replay", "derpp", "lwf", "ewc", "joint"] | None,
+        typer.Option(help="Teach the champion's network only what is new, and hold what is old by replay, derpp, lwf "
+                     "or ewc; joint: a new network from all images, what those are measured against."),
     ] = None,
     kind: Annotated[
         Literal["fine_tune", "regularization", "exploration"] | None,
@@ -54,12 +60,22 @@ def train(
         typer.Option("--set", metavar="FIELD=VALUE", help="Another value, as stages.0.optimizer.learning_rate=0.01; "
                      "stages.*.epochs=5 for all. May be given several times."),
     ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.1, help="Of --recipe auto: the time that choosing and training may take; "
+                                   "default: 10.")
+    ] = None,
+    memory_gb: Annotated[
+        float | None, typer.Option("--memory-gb", min=0.01, help="Of --recipe auto; default: half of what is free.")
+    ] = None,
+    find_rate: Annotated[
+        bool, typer.Option("--find-rate", help="Suggest a learning rate by a sweep, with its plot; nothing is trained.")
+    ] = False,
 ) -> Answer:  # fmt: skip
     """Train a network in stages, and register the best weights as a version. Every stage is saved; a run that was
     killed goes on where it was. Needs the extra [train]."""
     from everlearn.learn.network import recipe as recipes
     from everlearn.learn.network.launch import follows
-    from everlearn.stages import training
+    from everlearn.stages import continual, training
     from everlearn.workspace import Workspace
 
     if follows():  # a launcher started this process as one of several: the first does all but train, and speaks
@@ -71,7 +87,11 @@ def train(
         raise BadInput("--type and --recipe both say how to train.", "Give one of them.")
     if kind and not begin:
         raise BadInput("--type continues a saved stage.", "Name it: --from best_model_stage_5")
+    automatic = _automatic(workspace, context.obj, recipe, minutes, memory_gb, anew)
+    recipe = str(automatic.path) if automatic else recipe
     stage, name = (None, None) if begin is None else training.begin_with(workspace, begin)
+    if method and method != continual.JOINT and stage is None:
+        stage, name = continual.standing(workspace)
     if stage is not None and not recipe:
         chosen = training.continued(stage, kind or "fine_tune")
     else:
@@ -83,11 +103,17 @@ def train(
         values["stages.*.epochs"] = epochs
     chosen = recipes.changed(chosen, [*(f"{key}={value}" for key, value in values.items()), *(change or [])])
     chosen = chosen.quick() if quick else chosen
+    if find_rate:
+        return _rate(workspace, context.obj, chosen, stage)
+    if resume and not (recipe or begin or kind or quick or values or change or method):
+        chosen, stage, name = training.to_resume(workspace)
     with workspace.lock():
-        version, found = training.train(
-            workspace, chosen, context.obj, watch=_display(context.obj, chosen), begin=stage, begun_from=name,
-            resume=resume, anew=anew, force=force,
-        )  # fmt: skip
+        options: dict[str, Any] = {"resume": resume, "anew": anew, "force": force}
+        options |= {"watch": _display(context.obj, chosen), "begin": stage, "begun_from": name}
+        if method:
+            version, found = continual.train(workspace, chosen, method, context.obj, **options)
+        else:
+            version, found = training.train(workspace, chosen, context.obj, **options)
     rows = [
         [
             str(one.number), one.name, f"{one.val_loss:.4f}", f"{one.val_accuracy:.4f}", _signed(one.improvement),
@@ -98,7 +124,36 @@ def train(
     headings = ["", "stage", "val loss", "val accuracy", "gain", "best epoch", "time", ""]
     said = f"{version.name} is what is kept. " if version else ""
     lines = [*table(rows, headings), f"{said}Run {found.run}. Then: everlearn evaluate, everlearn analyze"]
-    return Answer({"model": version and version.name, **found.to_json()}, lines)
+    how = {"auto": automatic.to_json()} if automatic else {}
+    return Answer({"model": version and version.name, **found.to_json(), **how}, lines)
+
+
+def _automatic(
+    workspace: Any, console: Any, recipe: str | None, minutes: float | None, memory_gb: float | None, anew: bool
+) -> Any:
+    """The recipe that is found by measuring, where it was asked for."""
+    if recipe == "auto":
+        from everlearn.stages import automatic
+
+        return automatic.choose(workspace, console, minutes=minutes, memory_gb=memory_gb, anew=anew)
+    if minutes is not None or memory_gb is not None:
+        raise BadInput("--minutes and --memory-gb say what --recipe auto may take.", "Add --recipe auto.")
+    return None
+
+
+def _rate(workspace: Any, console: Any, recipe: Any, begin: Any) -> Answer:
+    """Of --find-rate."""
+    from everlearn.stages import automatic
+
+    found, run, picture = automatic.find_rate(workspace, recipe, console, begin=begin)
+    stage = recipe.stages[0].name
+    turned = "" if found.diverged is None else f"; it diverges from {found.diverged:.2g} on"
+    lines = [
+        f"Learning rate {found.suggestion:g}: the loss falls fastest at {found.steepest:.2g}{turned}.",
+        f"Then: --set stages.{stage}.optimizer.learning_rate={found.suggestion:g}",
+        f"picture: {picture}",
+    ]
+    return Answer({"run": run, "stage": stage, **found.to_json(), "picture": str(picture)}, lines)
 
 
 def _signed(value: float) -> str:
