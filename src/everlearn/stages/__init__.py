@@ -5,7 +5,8 @@ can learn; `standing`: the basis and the live memory. `answering`: which model i
 it answers. `prove`: evaluation; `comparing`: which model is better. `predicting`: answers. `extracting`: features for
 other programs. `summing`: sums over more images than a workspace should hold.
 `subjects`: ways of learning that experiments try, `trying` a recipe among them; `crossvalidating`: cross-validation,
-learning curves, 5x2 cv. `tuning`: searches over a recipe's settings, of `trials`, to what is `tuned`; `automatic`: a recipe by measuring.
+learning curves, 5x2 cv. `tuning`: searches over a recipe's settings, of `trials`, to what is `tuned`; `automatic`: a
+recipe by measuring.
 `analysing`: stages and runs beside each other. `checking`: the experiment checklist.
 `use`: feedback, deployment, drift. `ensembles`: several models as one version, of `members`; `distilling`: a small one
 of a large one; `chaining`: two tasks in one network; `ground`: what the networks of one experiment are trained on.
