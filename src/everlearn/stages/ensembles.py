@@ -127,7 +127,7 @@ def ensemble(
         _check_two(specs, others, stages)
     snapshot = build(workspace)
     config = {
-        "models": [str(one) for one in models],
+        "names": [str(one) for one in models],  # by which forgetting finds what knew a sample
         "backbones": list(backbones),
         "combine": method,
         "memory": own,
