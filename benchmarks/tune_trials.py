@@ -145,8 +145,8 @@ def picture(points: list[dict[str, Any]], runs: Mapping[str, list[dict[str, Any]
     values = [one["value"] for one in points]
     axes.plot(range(1, len(values) + 1), values, ".", color="#0072B2", label="grid, from best to worst")
     axes.axhline(values[0] - WITHIN, color="#d1d5db", dashes=(4, 3), label="0.5 points below its best")
-    for name, colour in (("tpe", "#D55E00"), ("random", "#374151")):
-        best = [one["value"] for one in runs.get(name, [])]
+    for name, colour in zip(runs, ("#D55E00", "#374151"), strict=False):
+        best = [one["value"] for one in runs[name]]
         axes.plot([0] * len(best), best, "_", markersize=14, color=colour, label=f"{name}, best of 20, by seed")
     axes.set_xlabel("point of the grid")
     axes.set_ylabel("validation accuracy")
