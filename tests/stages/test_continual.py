@@ -19,7 +19,7 @@ from everlearn.errors import BadInput, Missing, TooFew
 from everlearn.learn.network import recipe as recipes
 from everlearn.learn.network.continual import opened
 from everlearn.model.trainable import from_stage_file
-from everlearn.stages import continual, training
+from everlearn.stages import continual, sides, training
 from everlearn.types import SILENT
 from everlearn.workspace import Workspace
 from tests import digits, wheel
@@ -60,8 +60,8 @@ def right(workspace: Workspace, found: training.Training, labels: str) -> float:
     from everlearn.catalog import snapshots
 
     with workspace.catalog.read() as tx:
-        divided = training.sides(workspace, snapshots.latest(tx))
-    some = training.Sides((), tuple(one for one in divided.validation if one.label in labels), divided.classes, False)
+        divided = sides.of(workspace, snapshots.latest(tx))
+    some = sides.Sides((), tuple(one for one in divided.validation if one.label in labels), divided.classes, False)
     return continual.accuracy_of(workspace, some, found, SILENT) if some.validation else float("nan")
 
 
@@ -83,7 +83,7 @@ def test_replay_learns_the_new_classes_and_keeps_the_old(workspace: Workspace) -
 def test_only_what_is_new_is_learned_beside_what_is_replayed(workspace: Workspace) -> None:
     from everlearn.dataset.build import build
 
-    divided = training.sides(workspace, build(workspace))
+    divided = sides.of(workspace, build(workspace))
     old, new = continual.since(workspace, divided, continual.standing(workspace)[1])
     assert {one.label for one in old} == set("012")
     assert {one.label for one in new.train} == set("34")
@@ -95,7 +95,7 @@ def test_the_reservoir_is_a_function_of_what_is_there(workspace: Workspace) -> N
 
     stage, name = continual.standing(workspace)
     network, classes = from_stage_file(stage), list(stage["classes"])
-    old, _ = continual.since(workspace, training.sides(workspace, build(workspace)), name)
+    old, _ = continual.since(workspace, sides.of(workspace, build(workspace)), name)
     first = continual.refilled(workspace, network, classes, old, SILENT, logits=True)
     keys, targets, logits = first.keys, first.targets, first.logits
     assert 0 < len(first) < len(old)

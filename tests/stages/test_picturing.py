@@ -17,7 +17,7 @@ from everlearn.catalog import runs, versions
 from everlearn.cli.main import run as ever
 from everlearn.learn import fit
 from everlearn.learn.network import recipe as recipes
-from everlearn.stages import picturing, training
+from everlearn.stages import picturing, sides, training
 from everlearn.types import SILENT
 from everlearn.workspace import Workspace
 from tests.digits import write
@@ -65,7 +65,7 @@ def test_a_training_has_its_pictures_and_costs(trained: tuple[Workspace, trainin
     assert {"curves.png", "confusion.png", "roc.png", "images_first_batches.png", "images_validation.png"} < names
     numbers = json.loads((folder / "numbers.json").read_text())
     assert [row["stage"] for row in numbers["history"]] == [1, 1, 2]
-    assert sum(numbers["labels"]["training"].values()) == len(training.sides(workspace, _snapshot(workspace)).train)
+    assert sum(numbers["labels"]["training"].values()) == len(sides.of(workspace, _snapshot(workspace)).train)
     with workspace.catalog.read() as tx:
         run, version = runs.get(tx, found.run), versions.newest(tx)
     assert set(run.result["artifacts"]) == {f"{track.PLOTS}/{found.run}/{name}" for name in names}
@@ -81,7 +81,7 @@ def test_the_first_batches_are_what_the_network_was_given(
     from everlearn.stages.trained import answering
 
     workspace, found, seen = trained
-    divided = training.sides(workspace, _snapshot(workspace))
+    divided = sides.of(workspace, _snapshot(workspace))
     shown = picturing._first_batches(workspace, divided, found, answering(workspace, divided, found, SILENT), SILENT)
     assert len(shown.images) == len(shown.labels) == 32
     for stage, batch in enumerate(seen):
@@ -102,7 +102,7 @@ def test_what_cannot_be_drawn_costs_the_pictures_alone(
         def say(self, message: str) -> None:
             said.append(message)
 
-    divided = training.sides(workspace, _snapshot(workspace))
+    divided = sides.of(workspace, _snapshot(workspace))
     with track.follow(workspace, found.run) as following:
         assert picturing.pictures(workspace, divided, found, following, Says()) == []
         off = workspace.config.track.model_copy(update={"plots": False})

@@ -22,7 +22,7 @@ from everlearn.errors import BadConfig, BadInput
 from everlearn.image import encode_png
 from everlearn.learn.network import recipe as recipes
 from everlearn.learn.network.recipe import Recipe
-from everlearn.stages import automatic, training
+from everlearn.stages import automatic, saved
 from everlearn.stages.trials import Bench
 from everlearn.stages.tuned import Tuned
 from everlearn.stages.tuning import Asked, by_stage, tune
@@ -226,9 +226,9 @@ def test_a_recipe_by_measuring(made: Workspace) -> None:
 
 
 def test_a_rate_by_a_sweep(made: Workspace) -> None:
-    before = training._runs(made)
+    before = saved.trained_runs(made)
     found, run, path = automatic.find_rate(made, recipe(), Quiet())
     assert 1e-5 <= found.suggestion <= 1 and path.stat().st_size > 1000
     with made.catalog.read() as tx:
         assert runs.get(tx, run).result["rate"] == found.suggestion
-    assert training._runs(made) == before, "nothing is trained"
+    assert saved.trained_runs(made) == before, "nothing is trained"

@@ -162,7 +162,7 @@ def models_stages(context: Context) -> Answer:
 
 
 def _stages(workspace: Any) -> list[dict[str, Any]]:
-    from everlearn.stages.training import list_stages
+    from everlearn.stages.saved import list_stages
 
     return list_stages(workspace)
 

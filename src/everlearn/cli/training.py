@@ -75,7 +75,7 @@ def train(
     killed goes on where it was. Needs the extra [train]."""
     from everlearn.learn.network import recipe as recipes
     from everlearn.learn.network.launch import follows
-    from everlearn.stages import continual, training
+    from everlearn.stages import continual, saved, training
     from everlearn.workspace import Workspace
 
     if follows():  # a launcher started this process as one of several: the first does all but train, and speaks
@@ -89,14 +89,14 @@ def train(
         raise BadInput("--type continues a saved stage.", "Name it: --from best_model_stage_5")
     automatic = _automatic(workspace, context.obj, recipe, minutes, memory_gb, anew)
     recipe = str(automatic.path) if automatic else recipe
-    stage, name = (None, None) if begin is None else training.begin_with(workspace, begin)
+    stage, name = (None, None) if begin is None else saved.begin_with(workspace, begin)
     if method and method != continual.JOINT and stage is None:
         stage, name = continual.standing(workspace)
     if stage is not None and not recipe:
-        chosen = training.continued(stage, kind or "fine_tune")
+        chosen = saved.continued(stage, kind or "fine_tune")
     else:
         chosen = recipes.load(recipe or ("regression" if workspace.config.task == "regress" else "five-stage"))
-        chosen = chosen if stage is None else training.like(chosen, stage)
+        chosen = chosen if stage is None else saved.like(chosen, stage)
     values: dict[str, Any] = {"network": network, "size": size, "seed": seed, "processes": processes}
     values = {key: value for key, value in values.items() if value is not None}
     if epochs is not None:

@@ -4,6 +4,9 @@
 can learn; `standing`: the basis and the live memory. `answering`: which model is meant, and what
 it answers. `prove`: evaluation; `comparing`: which model is better. `predicting`: answers. `extracting`: features for
 other programs. `summing`: sums over more images than a workspace should hold.
+`training`: a network by a recipe; `sides`: what it learns of; `jobs`: its folder and processes; `saved`: its stages;
+`trained`: the version that comes of it; `picturing`; `networks`: it as every turn's learner; `trainer`: from Python;
+`continual`: without forgetting; `automatic`, `tuning`, `trials`: recipes that are found. `arrays`: images by row.
 `subjects`: ways of learning that experiments try, `trying` a recipe among them; `crossvalidating`: cross-validation,
 learning curves, 5x2 cv. `tuning`: searches over a recipe's settings, of `trials`, to what is `tuned`; `automatic`: a
 recipe by measuring.

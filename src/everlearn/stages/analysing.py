@@ -244,15 +244,15 @@ def _recall(workspace: Workspace, snapshot: int, path: Path, progress: Progress)
     from everlearn.learn.network.loading import Data
     from everlearn.learn.network.runtime import runtime
     from everlearn.model.trainable import from_stage_file
-    from everlearn.stages import training
+    from everlearn.stages import sides
 
     with workspace.catalog.read() as tx:
-        held_out = training.sides(workspace, snapshots.get(tx, snapshot)).validation
+        held_out = sides.of(workspace, snapshots.get(tx, snapshot)).validation
     stage = checkpoint.load(path)
     classes = tuple(stage["classes"])
     asked = [one for one in held_out if one.label in classes]
     network = from_stage_file(stage, base=workspace.root)
-    arrays = training.arrays_of(workspace, network)
+    arrays = sides.arrays_of(workspace, network)
     rows = arrays.rows([one.id for one in asked], progress)
     targets = np.array([classes.index(one.label) for one in asked], np.int64)
     said = answers(network, Data(arrays.all(), targets, classes, rows), runtime()).numpy().argmax(axis=1)

@@ -56,9 +56,11 @@ class Arrays:
         missing = [id for id in ids if id not in there]
         if missing:
             try:
-                with progress.task("images", len(missing)) as task, self.path.open("ab") as data, self._ids.open(
-                    "ab"
-                ) as names:
+                with (
+                    progress.task("images", len(missing)) as task,
+                    self.path.open("ab") as data,
+                    self._ids.open("ab") as names,
+                ):
                     for start in range(0, len(missing), BATCH):
                         part = missing[start : start + BATCH]
                         made = np.ascontiguousarray(self._make(images(self.workspace, part)), self.dtype)

@@ -98,7 +98,7 @@ def choose(
 ) -> Chosen:  # fmt: skip
     """Find a recipe that trains within so many minutes, choosing included, and so much memory (None: half of what is
     free). The same question on the same data has its answer already, unless anew. Raises TooFew, BadInput."""
-    training._check_parts()
+    training.check_parts()
     from everlearn.learn.network.runtime import runtime
     from everlearn.stages.trials import Bench
 
@@ -132,7 +132,7 @@ def find_rate(
 ) -> tuple[RateFound, str, Path]:
     """Sweep the learning rate of a recipe's first stage; nothing is trained. begin: a saved stage to start from, as it
     was read. Returns also the run and where the picture is. Raises TooFew, BadInput."""
-    training._check_parts()
+    training.check_parts()
     from everlearn.augment.training import augmenter
     from everlearn.learn.network.rate_finder import find_rate as sweep
     from everlearn.model.trainable import from_stage_file

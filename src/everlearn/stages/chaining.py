@@ -64,7 +64,7 @@ def chain(
     with ground.experiment(workspace, "chain", config, floor.snapshot, progress) as run:
         trained, result, (first, second) = _trained(floor, run, recipe, kinds, place, weights)
         found = Chaining(run.name, kinds, first, second, len(floor.divided.validation))
-        run.note({**found.to_json(), "stages": training._summary(result)["stages"]})
+        run.note({**found.to_json(), "stages": training.summary(result)["stages"]})
         version = _registered(floor, trained, result, found, began)
         run.note({}, snapshot=floor.snapshot.number, version=version.name)
     return version, found

@@ -24,7 +24,7 @@ from everlearn.dataset.build import build as build_snapshot
 from everlearn.errors import BadInput, Missing, TooFew
 from everlearn.learn.live import Moved
 from everlearn.learn.network.continual import METHODS, opened
-from everlearn.stages import teach, trained, training
+from everlearn.stages import saved, sides, teach, trained, training
 from everlearn.stages.learners import EXACT, OnBasis, Taught
 from everlearn.workspace import read_json, write_whole
 
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from everlearn.learn.network.continual.reservoir import Reservoir
     from everlearn.learn.network.recipe import Recipe
     from everlearn.model.trainable import Network
-    from everlearn.stages.training import Sides, Training
+    from everlearn.stages.sides import Sides
+    from everlearn.stages.training import Training
     from everlearn.types import Member, Progress, Snapshot
     from everlearn.workspace import Workspace
 
@@ -65,7 +66,7 @@ def train(
     if begin is None or begun_from is None:
         begin, begun_from = standing(workspace)
     snapshot = build_snapshot(workspace)
-    divided = training.sides(workspace, snapshot, progress)
+    divided = sides.of(workspace, snapshot, progress)
     old, new = since(workspace, divided, begun_from)
     progress.say(f"{len(new.train)} images are new since {begun_from}, which knows {len(old)}.")
     about = _prepared(workspace, method, begin, old, recipe, progress)
@@ -74,16 +75,16 @@ def train(
 
 
 def standing(workspace: Workspace) -> tuple[dict[str, Any], str]:
-    """The network to go on with, as `training.begin_with` gives it: the champion where it was trained, else the newest
+    """The network to go on with, as `saved.begin_with` gives it: the champion where it was trained, else the newest
     version that was. Raises Missing."""
     with workspace.catalog.read() as tx:
         made = [one.version for one in runs.every(tx) if one.version and one.result.get("best_file")]
         champion = versions.champion(tx)
     if champion is not None and champion.name in made:
-        return training.begin_with(workspace, champion.name)
+        return saved.begin_with(workspace, champion.name)
     if not made:
         raise Missing("No network was trained here yet.", "Train the first without a method: everlearn train")
-    return training.begin_with(workspace, str(made[-1]))
+    return saved.begin_with(workspace, str(made[-1]))
 
 
 def since(workspace: Workspace, divided: Sides, begun_from: str) -> tuple[list[Member], Sides]:
@@ -139,7 +140,7 @@ def refilled(
     from everlearn.learn.network.continual.method import answers
     from everlearn.learn.network.continual.reservoir import Reservoir
 
-    arrays = training.arrays_of(workspace, network)
+    arrays = sides.arrays_of(workspace, network)
     folder = workspace.private(FOLDER) / f"reservoir-{arrays.path.stem}"
     _same_columns(folder, classes)
     held = Reservoir(folder, workspace.config.learn.replay_bytes, arrays.shape, arrays.dtype)
@@ -180,7 +181,7 @@ def _weighed(
 
     if not old:
         raise TooFew("None of the images that the network learned is left.", "Choose lwf, or train without a method.")
-    arrays = training.arrays_of(workspace, network)
+    arrays = sides.arrays_of(workspace, network)
     rows = arrays.rows([one.id for one in old], progress)
     targets = np.array([classes.index(one.label) for one in old], np.int64)
     method = opened({"name": "ewc", "known": [], "seed": seed})

@@ -16,7 +16,7 @@ from everlearn import registry, track
 from everlearn.errors import BadInput, Missing
 from everlearn.evaluate import compare as comparing
 from everlearn.learn.live import Moved
-from everlearn.stages import answering, ground, members, teach, training
+from everlearn.stages import answering, ground, members, saved, teach, training
 from everlearn.stages.learners import ENSEMBLE, EXACT, RIVER, Taught
 from everlearn.stages.trained import answering as best_of
 from everlearn.stages.trained import inputs_of
@@ -302,7 +302,7 @@ def _teacher(workspace: Workspace, name: str, classes: tuple[str, ...], progress
 def _stage(workspace: Workspace, name: str, classes: tuple[str, ...], progress: Progress) -> Teacher:
     from everlearn.model.bundle import OnnxModel
 
-    path, trained = training.stage_file(workspace, name), ground.answering(workspace, name)
+    path, trained = saved.stage_file(workspace, name), ground.answering(workspace, name)
     data, places = _packed(trained), _places(trained.classes, classes)
     run = members.run_of(workspace, path.parent.name)
 

@@ -299,10 +299,10 @@ def _sorted_out(workspace: Workspace, models: Sequence[str]) -> tuple[list[str],
 
 
 def _is_stage(workspace: Workspace, name: str) -> bool:
-    from everlearn.stages import training
+    from everlearn.stages import saved
 
     try:
-        training.stage_file(workspace, name)
+        saved.stage_file(workspace, name)
     except Missing:
         return False
     return True

@@ -15,7 +15,7 @@ import numpy as np
 from everlearn import track
 from everlearn.catalog import runs, samples
 from everlearn.dataset.build import build as build_snapshot
-from everlearn.stages import training
+from everlearn.stages import saved, sides, training
 from everlearn.workspace import CHECKPOINTS
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from everlearn.learn.network.staged import Augmenters
     from everlearn.model.network_bundle import Trained as Answering
     from everlearn.model.trainable import Network
-    from everlearn.stages.training import Sides, Training
+    from everlearn.stages.sides import Sides
+    from everlearn.stages.training import Training
     from everlearn.types import Member, Progress, Snapshot
     from everlearn.workspace import Workspace
 
@@ -47,9 +48,9 @@ class Ground:
     @classmethod
     def of(cls, workspace: Workspace, progress: Progress) -> Ground:
         """As it is labelled now. Raises TooFew, BadInput, NotInstalled."""
-        training._check_parts()
+        training.check_parts()
         snapshot = build_snapshot(workspace)
-        return cls(workspace, snapshot, training.sides(workspace, snapshot, progress), progress)
+        return cls(workspace, snapshot, sides.of(workspace, snapshot, progress), progress)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -69,7 +70,7 @@ class Ground:
     @cached_property
     def targets(self) -> tuple[NDArray[Any], NDArray[Any], dict[str, Any]]:
         """Of both sides, and what a stage's file says of them."""
-        both, about = training._targets(self.workspace, self.divided, self.classes, None)
+        both, about = sides.targets_of(self.workspace, self.divided, self.classes, None)
         split = len(self.divided.train)
         return both[:split], both[split:], about
 
@@ -81,7 +82,7 @@ class Ground:
 
     def inputs(self, network: Network) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
         """All images as this network takes them, and where the training and the validation side stand among them."""
-        arrays = training.arrays_of(self.workspace, network)
+        arrays = sides.arrays_of(self.workspace, network)
         ids = [one.id for one in (*self.divided.train, *self.divided.validation)]
         rows, split = arrays.rows(ids, self.progress), len(self.divided.train)
         return arrays.all(), rows[:split], rows[split:]
@@ -150,7 +151,7 @@ def part(
     workspace: Workspace, parent: track.Run, about: Mapping[str, Any], learn: Callable[[track.Run], Training]
 ) -> str:
     """One training of an experiment, as a run under its own; or, where it was done before, the run that it was. Returns
-    the run's name, by which `training.stage_file` finds its best weights."""
+    the run's name, by which `saved.stage_file` finds its best weights."""
     with workspace.catalog.read() as tx:
         there = [one for one in runs.every(tx, kind=MEMBER, parent=parent.name) if _same(one.config, about)]
         snapshot = runs.get(tx, parent.name).snapshot
@@ -161,7 +162,7 @@ def part(
     with track.run(
         workspace, MEMBER, config=about, snapshot=snapshot, parent=parent.name, resume=resume, mirrored=False
     ) as run:
-        run.note(training._summary(learn(run)))
+        run.note(training.summary(learn(run)))
         return run.name
 
 
@@ -171,7 +172,7 @@ def answering(workspace: Workspace, stage: str) -> Answering:
     from everlearn.model.network_bundle import Scale, Trained
     from everlearn.model.trainable import from_stage_file
 
-    found = checkpoint.load(training.stage_file(workspace, stage))
+    found = checkpoint.load(saved.stage_file(workspace, stage))
     network, classes = from_stage_file(found, base=workspace.root), tuple(map(str, found["classes"]))
     if target := found.get("target"):
         return Trained(network, (), Scale(target["mean"], target["deviation"], target["low"], target["high"]))

@@ -109,10 +109,10 @@ def of_stage(
     learned most of the learning side, and there is no sample there that all members could be asked about."""
     from everlearn.model.bundle import OnnxModel
     from everlearn.model.network_bundle import packed
-    from everlearn.stages import ground, training
+    from everlearn.stages import ground, saved
     from everlearn.stages.trained import inputs_of
 
-    path = training.stage_file(workspace, name)
+    path = saved.stage_file(workspace, name)
     trained = ground.answering(workspace, name)
     if not set(trained.classes) & set(classes):
         raise BadInput(f"{name} knows none of this workspace's classes.", "Name another stage.")
@@ -146,9 +146,9 @@ def _on(
 def known_by(workspace: Workspace, stage: str) -> tuple[str, ...]:
     """The classes of a saved stage."""
     from everlearn.learn.network import checkpoint
-    from everlearn.stages import training
+    from everlearn.stages import saved
 
-    return tuple(map(str, checkpoint.load(training.stage_file(workspace, stage)).get("classes", ())))
+    return tuple(map(str, checkpoint.load(saved.stage_file(workspace, stage)).get("classes", ())))
 
 
 def run_of(workspace: Workspace, name: str) -> runs.Run | None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from everlearn.learn.network.recipe import Recipe
     from everlearn.stages.learners import Taught
-    from everlearn.stages.training import Sides
+    from everlearn.stages.sides import Sides
     from everlearn.types import Progress, SampleId, Snapshot
     from everlearn.workspace import Workspace
 
@@ -62,16 +62,16 @@ class StagedLearner:
 
     def bring_to(self, snapshot: Snapshot, progress: Progress) -> Taught:
         """Train what of the snapshot is new, and keep it. Raises TooFew as `training.train`."""
-        from everlearn.stages import trained, training
+        from everlearn.stages import saved, sides, trained, training
 
-        divided = training.sides(self.workspace, snapshot, progress)
+        divided = sides.of(self.workspace, snapshot, progress)
         wanted = _held(divided)
         gone = sum(wanted.get(id) != said for id, said in self.held.items())
         added = sum(id not in self.held for id in wanted)
         if gone:
             progress.say(f"{gone} images that the network knows are gone or changed: it begins from nothing.")
         stage, name = (None, None) if gone or self.run is None else self._kept()
-        recipe = self.recipe if stage is None else training.continued(stage, "fine_tune")
+        recipe = self.recipe if stage is None else saved.continued(stage, "fine_tune")
         _, result = training.train(
             self.workspace, recipe, progress, begin=stage, begun_from=name, register=False, watch=_Says(progress)
         )
@@ -80,35 +80,35 @@ class StagedLearner:
         self.run, self.digest, self.held, self.fresh = result.run, found.model_digest, wanted, stage is None
         self._save()
         if before is not None and gone:  # weights that knew what is gone
-            training.drop(self.workspace, before)
+            saved.drop(self.workspace, before)
         return found
 
     def again(self, progress: Progress) -> str:
         """The digest of weights trained again on what is held now."""
         from everlearn.catalog import snapshots
-        from everlearn.stages import trained, training
+        from everlearn.stages import saved, sides, trained, training
 
         with self.workspace.catalog.read() as tx:
             snapshot = snapshots.latest(tx)
         if snapshot is None:
             raise TooFew("Nothing is left to train on.", "Collect and label more.")
-        divided = training.sides(self.workspace, snapshot)
+        divided = sides.of(self.workspace, snapshot)
         _, result = training.train(self.workspace, self.recipe, progress, register=False, kind="verify", anew=True)
         found = trained.taught(self.workspace, divided, result, progress, Moved(0, 0)).model_digest
-        training.drop(self.workspace, result.run)
+        saved.drop(self.workspace, result.run)
         return str(found)
 
     def knows(self, snapshot: Snapshot) -> bool:
         """Whether it knows just what a snapshot holds."""
-        from everlearn.stages import training
+        from everlearn.stages import sides
 
-        return self.held == _held(training.sides(self.workspace, snapshot))
+        return self.held == _held(sides.of(self.workspace, snapshot))
 
     def _kept(self) -> tuple[Any, str | None]:
-        from everlearn.stages import training
+        from everlearn.stages import saved
 
         try:
-            return training.begin_with(self.workspace, str(self.run))
+            return saved.begin_with(self.workspace, str(self.run))
         except Missing:  # its files were removed
             return None, None
 

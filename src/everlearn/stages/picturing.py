@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from everlearn import track
     from everlearn.model.network_bundle import Trained as Answering
-    from everlearn.stages.training import Sides, Training
+    from everlearn.stages.sides import Sides
+    from everlearn.stages.training import Training
     from everlearn.types import Member, Progress
     from everlearn.workspace import Workspace
 
@@ -110,7 +111,7 @@ def _first_batches(
     """The first images of each stage's first batch, as they were altered: drawn again from the same keys."""
     from everlearn.augment.training import augmenter
     from everlearn.learn.network.loading import Batches, Data
-    from everlearn.stages.training import arrays_of
+    from everlearn.stages.sides import arrays_of
 
     arrays = arrays_of(workspace, answers.network)
     rows = arrays.rows([one.id for one in divided.train], progress)

@@ -88,8 +88,8 @@ def trainings(
         if row.snapshot in held or above & knew or unsure:
             knew |= {row.name} | ({row.version} if row.version else set())
             folders += files_of(row.name, row.result or {})
-    there = set(tx.execute(sa.select(version.c.name)).scalars())
-    return folders, sorted(knew & there)
+    names = set(tx.execute(sa.select(version.c.name)).scalars())
+    return folders, sorted(knew & names)
 
 
 def words(tx: Connection, ids: Collection[SampleId]) -> None:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from everlearn.catalog.versions import Version
     from everlearn.model.network_bundle import Trained as Answering
     from everlearn.model.trainable import Network
-    from everlearn.stages.training import Sides, Training
+    from everlearn.stages.sides import Sides
+    from everlearn.stages.training import Training
     from everlearn.types import Progress, Snapshot
     from everlearn.workspace import Workspace
 
@@ -58,7 +59,7 @@ def answering(workspace: Workspace, divided: Sides, result: Training, progress: 
     from everlearn.learn.network import checkpoint
     from everlearn.model.network_bundle import Scale, Trained
     from everlearn.model.trainable import from_stage_file
-    from everlearn.stages.training import START
+    from everlearn.stages.jobs import START
 
     file = result.best_file or result.folder / START
     stage = checkpoint.load(file)
@@ -97,7 +98,7 @@ def _temperature(workspace: Workspace, divided: Sides, plain: Answering, progres
 
 def inputs_of(workspace: Workspace, network: Network, ids: list[str], progress: Progress) -> NDArray[Any]:
     """What the network takes for these samples, in the order given."""
-    from everlearn.stages.training import arrays_of
+    from everlearn.stages.sides import arrays_of
 
     arrays = arrays_of(workspace, network)
     rows = arrays.rows(ids, progress)

@@ -59,18 +59,18 @@ class StagedTrainer:
 
     def list_models(self) -> list[dict[str, Any]]:
         """Every stage that was saved, newest run first: model, stage, name, val_loss, val_accuracy, seconds, path."""
-        from everlearn.stages.training import list_stages
+        from everlearn.stages.saved import list_stages
 
         return list_stages(self.workspace)
 
     def continue_training(self, model: str, type: ContinueAs = "fine_tune") -> Training:
         """Train a saved stage further. model: as `list_models` names it, such as `best_model_stage_5`."""
-        from everlearn.stages import training
+        from everlearn.stages import saved
 
         if type not in ("fine_tune", "regularization", "exploration"):
             raise BadInput(f"type is {type!r}.", "Choose fine_tune, regularization or exploration.")
-        stage, name = training.begin_with(self.workspace, model)
-        return self._train(training.continued(stage, type), begin=stage, begun_from=name)
+        stage, name = saved.begin_with(self.workspace, model)
+        return self._train(saved.continued(stage, type), begin=stage, begun_from=name)
 
     def _train(self, recipe: Recipe, **how: Any) -> Training:
         from everlearn.stages import training

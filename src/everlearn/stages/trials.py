@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from everlearn import faults, track
 from everlearn.catalog import snapshots
 from everlearn.errors import Busy, EverlearnError, StoreFault
-from everlearn.stages import training
+from everlearn.stages import saved, sides
 from everlearn.types import SILENT
 from everlearn.workspace import CHECKPOINTS
 
@@ -41,9 +41,9 @@ class Bench:
         self.workspace, self.snapshot, self.progress = workspace, snapshot, progress
         with workspace.catalog.read() as tx:
             found = snapshots.get(tx, snapshot)
-        self.sides = training.sides(workspace, found, progress)
+        self.sides = sides.of(workspace, found, progress)
         self.classes = self.sides.classes
-        targets, self.target = training._targets(workspace, self.sides, self.classes, None)
+        targets, self.target = sides.targets_of(workspace, self.sides, self.classes, None)
         split = len(self.sides.train)
         self._targets = targets[:split], targets[split:]
         self._kept: dict[Path, tuple[Data, Data]] = {}
@@ -58,7 +58,7 @@ class Bench:
         """Both sides, as this network takes them."""
         from everlearn.learn.network.loading import Data
 
-        arrays = training.arrays_of(self.workspace, network)
+        arrays = sides.arrays_of(self.workspace, network)
         if arrays.path not in self._kept:
             ids = [one.id for one in (*self.sides.train, *self.sides.validation)]
             with self.workspace.lock():  # others may be making the same
@@ -117,7 +117,7 @@ def tried(
                 done = _trained(bench, search, trial, parent, run, feed)
             finally:
                 if not keep:
-                    training.drop(bench.workspace, run.name)
+                    saved.drop(bench.workspace, run.name)
             run.status = "interrupted" if feed.late else "pruned" if feed.pruned else "done"
             value = math.nan if feed.late or feed.pruned else _value(done, search.space.stage is not None)
             run.note(about() if math.isnan(value) else {**about(), "value": value})

@@ -20,7 +20,7 @@ from everlearn import track
 from everlearn.errors import BadInput
 from everlearn.evaluate.folds import folds_of
 from everlearn.learn.network import recipe as recipes
-from everlearn.stages import training
+from everlearn.stages import learners, saved, sides, training
 from everlearn.stages.subjects import Pool, Scored
 from everlearn.workspace import CHECKPOINTS
 
@@ -49,14 +49,14 @@ class RecipeWay:
         self, workspace: Workspace, pool: Pool, progress: Progress, name: str, *, keep: bool = False,
         quick: bool = False,
     ) -> None:  # fmt: skip
-        training._check_parts()
+        training.check_parts()
         if workspace.config.backbone == "features":
             raise BadInput("This workspace holds rows of numbers; a network learns from images.", "Use exact there.")
         self.workspace, self.pool, self.progress, self.keep = workspace, pool, progress, keep
         self.recipe = recipes.load(name).quick() if quick else recipes.load(name)
         self.name = name
         settings = json.loads(self.recipe.model_dump_json(exclude={"name"}))
-        self.config: Mapping[str, Any] = {"learner": training.LEARNER, **settings}
+        self.config: Mapping[str, Any] = {"learner": learners.STAGED, **settings}
 
     def folds(self, folds: Sequence[Fold]) -> Callable[[Fold, track.Run], Scored]:
         return lambda fold, run: self._scored(fold.train, fold.test, fold.repeat, run)
@@ -78,7 +78,7 @@ class RecipeWay:
     @cached_property
     def _inputs(self) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """All images as the network takes them, and where each of the pool stands among them."""
-        arrays = training.arrays_of(self.workspace, self._network(0))
+        arrays = sides.arrays_of(self.workspace, self._network(0))
         rows = arrays.rows([one.id for one in self.pool.members], self.progress)
         return arrays.all(), rows
 
@@ -105,9 +105,9 @@ class RecipeWay:
         score = self._judged(network, test, target, here)
         kept = max((one.number for one in done if one.kept), default=0)
         found = training.Training(run.name, folder, recipe, tuple(done), kept)
-        details = training._summary(found) | {"kept_models": self.keep}
+        details = training.summary(found) | {"kept_models": self.keep}
         if not self.keep:
-            training.drop(self.workspace, run.name)
+            saved.drop(self.workspace, run.name)
         return Scored(score, len(learn), len(test), time.monotonic() - began, details)
 
     def _divided(self, learned: Rows) -> tuple[Rows, Rows]:

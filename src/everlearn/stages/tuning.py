@@ -20,7 +20,7 @@ from everlearn.catalog import runs
 from everlearn.dataset.build import build as build_snapshot
 from everlearn.learn import space as spaces
 from everlearn.learn.network import recipe as recipes
-from everlearn.stages import training
+from everlearn.stages import saved, sides, training
 from everlearn.stages.tuned import Tuned, found_by, line
 from everlearn.workspace import CHECKPOINTS
 
@@ -68,16 +68,16 @@ class Asked:
 def tune(workspace: Workspace, recipe: Recipe, asked: Asked, progress: Progress) -> Tuned:
     """Search, or go on with a search. Raises BadConfig for a space that the recipe cannot hold, TooFew, BadInput where
     no trial comes to an end, StoreFault for the database of the study."""
-    training._check_parts()
+    training.check_parts()
     from everlearn.learn.search import Search
 
     space = spaces.space(recipe, asked.space, asked.stage)
     with workspace.lock():
         snapshot = build_snapshot(workspace)
-        sides = training.sides(workspace, snapshot, progress)
+        divided = sides.of(workspace, snapshot, progress)
     about = {
         "recipe": json.loads(recipe.model_dump_json()), "stage": asked.stage, "pruner": asked.pruner,
-        "data": sides.digest(),
+        "data": divided.digest(),
     }  # fmt: skip
     url = _url(workspace, asked.storage)
     name = _study(url, asked, {**about, "space": space.to_json(), "sampler": asked.sampler, "seed": asked.seed})
@@ -335,4 +335,4 @@ def _interrupted(workspace: Workspace, run: str) -> None:
         if there:
             runs.end(tx, run, "interrupted")
     if there:
-        training.drop(workspace, run)
+        saved.drop(workspace, run)
