@@ -132,7 +132,7 @@ def test_time_ends_it_and_it_goes_on(made: Workspace) -> None:
         tune(made, recipe(), asked, Quiet())
     found = tune(made, recipe(), replace(asked, minutes=None, trials=2), Quiet())
     assert len(found.trials) == 2
-    timed = tune(made, recipe(), replace(asked, minutes=0.05), Quiet())
+    timed = tune(made, recipe(), replace(asked, minutes=0.02), Quiet())
     assert timed.run == found.run and len(timed.trials) > 2, "as many as the time has room for"
 
 
@@ -211,16 +211,16 @@ def test_a_name_is_not_shared_by_other_searches(made: Workspace) -> None:
 
 def test_a_recipe_by_measuring(made: Workspace) -> None:
     said = Quiet()
-    found = automatic.choose(made, said, minutes=0.1)
+    found = automatic.choose(made, said, minutes=0.05)
     assert recipes.load(found.path) == found.recipe and found.recipe.name == "auto"
     assert found.recipe.size <= 24, "no image is made larger than it is"
     stage = found.recipe.stages[0]
     assert stage.batch_size in automatic.BATCHES and 1 <= stage.epochs <= automatic.EPOCHS[1]
     assert math.isfinite(stage.optimizer.learning_rate)
     assert "Chosen" in found.why[-1] and set(found.why) <= set(said.said)
-    again = automatic.choose(made, Quiet(), minutes=0.1)
+    again = automatic.choose(made, Quiet(), minutes=0.05)
     assert again == found, "asked again, it is not measured again: a killed training goes on"
-    tight = automatic.choose(made, Quiet(), minutes=0.1, memory_gb=0.0001)
+    tight = automatic.choose(made, Quiet(), minutes=0.05, memory_gb=0.0001)
     assert (tight.recipe.network, tight.recipe.size) == (automatic.NETWORKS[0], automatic.SIZES[0])
     assert "memory" in " ".join(tight.why)
 
