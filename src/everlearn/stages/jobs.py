@@ -6,6 +6,7 @@ machines that share a disk do the same, and a killed run can go on.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
@@ -190,7 +191,10 @@ def _data(folder: Path, job: Mapping[str, Any]) -> tuple[Data, Data]:
             f"{folder / ROWS} cannot be read: {error}.", "Begin another run: everlearn train --anew"
         ) from None
     shape, dtype, path = tuple(job["shape"]), np.dtype(job["dtype"]), Path(job["inputs"])
-    inputs = np.memmap(path, dtype, "r").reshape(-1, *shape)
+    try:
+        inputs = np.memmap(path, dtype, "r").reshape(-1, *shape)
+    except (OSError, ValueError) as error:
+        raise Corrupt(f"{path} cannot be read: {error}.", "Begin another run: everlearn train --anew") from None
     classes = tuple(job["about"]["classes"])
     made = [Data(inputs, rows[f"{side}_targets"], classes, rows[f"{side}_rows"]) for side in ("train", "validation")]
     return made[0], made[1]
@@ -217,11 +221,12 @@ def write(
     rows = arrays.rows(ids, progress)
     targets, about = targets_of(workspace, divided, classes, begin)
     split = len(divided.train)
-    with (folder / ROWS).open("wb") as file:
-        np.savez(
-            file, train_rows=rows[:split], validation_rows=rows[split:], train_targets=targets[:split],
-            validation_targets=targets[split:],
-        )  # fmt: skip
+    file = io.BytesIO()
+    np.savez(
+        file, train_rows=rows[:split], validation_rows=rows[split:], train_targets=targets[:split],
+        validation_targets=targets[split:],
+    )  # fmt: skip
+    write_whole(folder / ROWS, file.getvalue())
     if begin is not None:
         checkpoint.save(folder / START, dict(begin))
     about |= {"network": recipe.network, "classes": list(classes), "size": network.size, "task": workspace.config.task,
