@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from everlearn.errors import BadConfig, BadInput, TooFew
-from everlearn.learn import fit as fitting
 from everlearn.learn.fit import Epoch, Fit, Quiet, Watches, fit
+from everlearn.learn.network import training as fitting
 from everlearn.learn.network.loading import Data
 from everlearn.learn.network.recipe import Loss, Optimizer, Schedule, Stage
 from everlearn.learn.network.runtime import runtime
