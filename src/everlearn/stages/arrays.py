@@ -43,10 +43,10 @@ class Arrays:
         make: Callable[[Sequence[Image]], NDArray[Any]],
     ) -> None:  # fmt: skip
         self.workspace, self.shape, self.dtype, self._make = workspace, shape, np.dtype(dtype), make
-        stem = hashlib.sha256(name.encode()).hexdigest()[:16]
-        self.path = workspace.private(f"{FOLDER}/{stem}.bin")
-        self._ids = self.path.with_suffix(".ids")
         self._bytes = int(np.prod(shape)) * self.dtype.itemsize
+        stem = hashlib.sha256(name.encode()).hexdigest()[:16]
+        self.path = workspace.private(f"{FOLDER}/{stem}-{self._bytes}.bin")
+        self._ids = self.path.with_suffix(".ids")
 
     def rows(self, ids: Sequence[SampleId], progress: Progress) -> NDArray[np.int64]:
         """Where these samples stand in `all()`, in the order given; what is missing is made. Raises Missing, Corrupt,
@@ -81,14 +81,7 @@ class Arrays:
         return np.memmap(self.path, self.dtype, "r", shape=(count, *self.shape))
 
     def _there(self) -> dict[SampleId, int]:
-        """What both files have whole; what a crash left half written is cut off."""
-        names = self._ids.read_bytes() if self._ids.exists() else b""
-        size = self.path.stat().st_size if self.path.exists() else 0
-        count = min(len(names) // _LINE, size // self._bytes)
-        for path, length, now in ((self._ids, count * _LINE, len(names)), (self.path, count * self._bytes, size)):
-            if now > length:
-                os.truncate(path, length)
-        found = (names[row * _LINE : row * _LINE + 32] for row in range(count))
+        found = _whole(self._ids, self._bytes)
         return {name.decode("ascii", "replace"): row for row, name in enumerate(found) if name != _GONE}
 
 
@@ -99,14 +92,25 @@ def forget(workspace: Workspace, ids: Collection[SampleId]) -> None:
         _overwrite(names, wanted)
 
 
-def _overwrite(names: Path, wanted: set[bytes]) -> None:
-    held = names.read_bytes()
-    count = len(held) // _LINE
-    rows = [row for row in range(count) if held[row * _LINE : row * _LINE + 32] in wanted]
+def _whole(names: Path, width: int) -> list[bytes]:
+    """The id of each row that both files have whole; what a crash left half written is cut off. width: of a row, in
+    bytes."""
     data = names.with_suffix(".bin")
-    if not rows or not data.exists():
+    held = names.read_bytes() if names.exists() else b""
+    size = data.stat().st_size if data.exists() else 0
+    count = min(len(held) // _LINE, size // width)
+    for path, length, now in ((names, count * _LINE, len(held)), (data, count * width, size)):
+        if now > length:
+            os.truncate(path, length)
+    return [held[row * _LINE : row * _LINE + 32] for row in range(count)]
+
+
+def _overwrite(names: Path, wanted: set[bytes]) -> None:
+    width = int(names.stem.rpartition("-")[2])
+    rows = [row for row, name in enumerate(_whole(names, width)) if name in wanted]
+    data = names.with_suffix(".bin")
+    if not rows:
         return
-    width = data.stat().st_size // max(1, count)
     try:
         with data.open("r+b") as file:
             for row in rows:

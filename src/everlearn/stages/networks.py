@@ -77,7 +77,9 @@ class StagedLearner:
         )
         found = trained.taught(self.workspace, divided, result, progress, Moved(added, gone))
         before = self.run
-        self.run, self.digest, self.held, self.fresh = result.run, found.model_digest, wanted, stage is None
+        if result.kept or stage is None:  # else nothing was better than the weights that it began with, and they stay
+            self.run = result.run
+        self.digest, self.held, self.fresh = found.model_digest, wanted, stage is None
         self._save()
         if before is not None and gone:  # weights that knew what is gone
             saved.drop(self.workspace, before)

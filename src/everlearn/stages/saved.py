@@ -89,7 +89,7 @@ def continued(stage: Mapping[str, Any], kind: ContinueAs) -> Recipe:
     Raises Corrupt where it is none."""
     found = like(recipes.load(kind), stage)
     loss = str((dict(stage["stage_config"]).get("loss") or {}).get("name", "cross_entropy"))
-    if loss not in ("mse", "mae", "huber"):
+    if loss in ("cross_entropy", "focal"):
         return found
     stages = tuple(one.model_copy(update={"loss": one.loss.model_copy(update={"name": loss})}) for one in found.stages)
     return found.model_copy(update={"stages": stages})

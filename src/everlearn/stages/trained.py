@@ -13,6 +13,8 @@ from everlearn.stages import picturing, teach
 from everlearn.stages.learners import Taught
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from everlearn.catalog.versions import Version
@@ -59,9 +61,8 @@ def answering(workspace: Workspace, divided: Sides, result: Training, progress: 
     from everlearn.learn.network import checkpoint
     from everlearn.model.network_bundle import Scale, Trained
     from everlearn.model.trainable import from_stage_file
-    from everlearn.stages.jobs import START
 
-    file = result.best_file or result.folder / START
+    file = result.best_file or _begun_with(workspace, result)
     stage = checkpoint.load(file)
     network, classes = from_stage_file(stage, base=workspace.root), tuple(map(str, stage["classes"]))
     if not result.kept and classes:  # no stage was better than what it began with, which knows no new class
@@ -75,6 +76,19 @@ def answering(workspace: Workspace, divided: Sides, result: Training, progress: 
     if several:
         return plain
     return Trained(network, classes, temperature=_temperature(workspace, divided, plain, progress))
+
+
+def _begun_with(workspace: Workspace, result: Training) -> Path:
+    """The stage file that a training began with: its own copy, or, where that is tidied away, the one it is of."""
+    from everlearn.catalog import runs
+    from everlearn.stages import saved
+    from everlearn.stages.jobs import START
+
+    copy = result.folder / START
+    if copy.exists():
+        return copy
+    with workspace.catalog.read() as tx:
+        return saved.stage_file(workspace, str(runs.get(tx, result.run).config["from"]))
 
 
 def _temperature(workspace: Workspace, divided: Sides, plain: Answering, progress: Progress) -> float:
