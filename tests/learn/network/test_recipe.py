@@ -55,6 +55,7 @@ def test_from_a_file(tmp_path: Path) -> None:
         ("stages: [{optimizer: {learning_rate: -1}}]", "learning_rate"),
         ("stages: [{name: one}, {name: one}]", "one"),
         ("stages: [{name: a, loss: {name: mse}}, {name: b}]", "numbers"),
+        ("stages: [{name: a, loss: {name: bce}}, {name: b}]", "bce"),
         ("stages: [{name: ../../etc}]", "name"),
         ("size: 5000\nstages: [{}]", "size"),
         ("stages: [{}", "YAML"),
@@ -68,6 +69,15 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, says: str) -> None:
         recipes.load(file)
     assert says in error.value.message
     assert "\n" not in error.value.message
+
+
+def test_a_bomb_of_references_is_harmless(tmp_path: Path) -> None:
+    file = tmp_path / "bomb.yaml"
+    lines = ["x0: &x0 [a, a]", *(f"x{n}: &x{n} [*x{n - 1}, *x{n - 1}]" for n in range(1, 64))]
+    file.write_text("\n".join([*lines, "name: *x63", "stages: *x63"]))
+    with pytest.raises(BadConfig) as error:
+        recipes.load(file)
+    assert len(error.value.message) < 400
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ its documentation, wherever it is shown.
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -151,6 +152,8 @@ class Recipe(Section):
         numbers = {stage.loss.name in ("mse", "mae", "huber") for stage in self.stages}
         if len(numbers) > 1:
             raise ValueError("some stages have a loss for classes, others one for numbers")
+        if len({stage.loss.name == "bce" for stage in self.stages}) > 1:  # other answers, and other losses to judge by
+            raise ValueError("some stages have loss bce, which asks of each class by itself, others do not")
         if True in numbers:
             for stage in self.stages:
                 if stage.augmentation.mixup or stage.augmentation.cutmix or stage.sampling != "natural":
@@ -249,7 +252,7 @@ def _checked(values: Mapping[str, Any], where: str) -> Recipe:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "it"
         raise BadConfig(
-            f"{where}: {key}: {first['msg']} (it says {first.get('input')!r:.80}).",
+            f"{where}: {key}: {first['msg']} (it says {reprlib.repr(first.get('input')):.80}).",
             "See docs/training.md for each field.",
         ) from None
 
