@@ -24,13 +24,13 @@ from everlearn.augment.make import previews
 from everlearn.catalog import answers, labels, samples, snapshots, turns, versions
 from everlearn.catalog.tables import label_event, member, sample, sighting, version
 from everlearn.erasure.certificate import certify
-from everlearn.errors import BadInput, Missing, TooFew
+from everlearn.errors import BadInput, Missing, StoreFault, TooFew
 from everlearn.files import change
 from everlearn.naming import denial
 from everlearn.stages import arrays, care, continual, data, learners, prove, standing, teach, traces
 from everlearn.stages.prove import OF_FILES
 from everlearn.types import SILENT
-from everlearn.workspace import EVALUATIONS, Workspace, read_json, write_whole
+from everlearn.workspace import EVALUATIONS, SCRATCH, Workspace, read_json, write_whole
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -267,13 +267,25 @@ def _erase(workspace: Workspace, ids: Sequence[SampleId], journal: Mapping[str, 
         workspace.store.remove(key)
         faults.point("forget.file_removed")
     for folder in journal.get("folders", []):
-        shutil.rmtree(workspace.root / folder, ignore_errors=True)
+        _remove(workspace.root / folder)
+    for folder in workspace.private("").glob(f"{SCRATCH}*"):  # of killed trainings
+        _remove(folder)
     traces.files(workspace, set(ids))
     workspace.catalog.scrub()
     if journal["knowing"]:
         notes.append(f"retired and removed: {', '.join(journal['knowing'])}")
     notes += [f"deploy again to replace the copy that still knows them: {place}" for place in sorted(places)]
     care.doctor(workspace, SILENT, deep=False)
+
+
+def _remove(folder: Path) -> None:
+    """With all that is in it. Raises StoreFault: what cannot be removed is not certified."""
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise StoreFault(f"{folder} cannot be removed: {error.strerror}.", "Remove it, then run again.") from None
 
 
 def _files_of(workspace: Workspace, key: str) -> list[str]:

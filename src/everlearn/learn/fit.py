@@ -10,6 +10,7 @@ all there is: a run that was killed and is continued from it ends with the same 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,19 +34,20 @@ def fit(
     network: nn.Module, train: Data, validation: Data, stage: Stage, *,
     seed: int = 0, augment: Augmenter | None = None, method: Method | None = None, run: Runtime | None = None,
     watch: Watch = QUIET, saved: dict[str, Any] | None = None, keep: Keep | None = None, workers: int | None = None,
+    place: Mapping[str, int] | None = None,
 ) -> Fit:  # fmt: skip
     """Train a network for one stage.
 
     network: takes (N, 3, S, S) float32 in 0..1, or rows (N, D); gives (N, C) scores of the classes, or one number. It
     is judged on the validation data after each epoch, and has the best weights at the end. saved: the state to go on
-    from; keep: is offered that state.
+    from; keep: is offered that state. place: where the stage stands in a run, for whoever watches.
 
     Raises TooFew where there is nothing to learn from or to judge on, BadInput where data and loss do not fit.
     """
     _check(train, validation, stage)
     run = run or runtime()
     with seeded(seed):
-        training = Training(network, train, validation, stage, run, seed, watch, augment, method)
+        training = Training(network, train, validation, stage, run, seed, watch, augment, method, place)
         if saved is not None:
             training.load(saved)
         workers = spare_workers(run.device, run.processes) if workers is None else workers

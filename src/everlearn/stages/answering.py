@@ -54,6 +54,18 @@ def named(workspace: Workspace, model: str | None) -> Named:
     return Named(found)
 
 
+def learned_here(workspace: Workspace, found: Named) -> bool:
+    """Whether it was taught from a snapshot of this workspace."""
+    from everlearn.catalog import snapshots
+    from everlearn.model.bundle import OnnxModel
+
+    if found.file is None:
+        return True
+    made_of = OnnxModel(found.file).card.get("snapshot")
+    with workspace.catalog.read() as tx:
+        return made_of in {one.digest for one in snapshots.every(tx)}
+
+
 def registered(workspace: Workspace, model: str | None) -> Version:
     """Like `named`, for what only a version can do: be deployed, be recorded."""
     found = named(workspace, model)

@@ -94,6 +94,7 @@ def _trained(
         staged.Job(recipe, folder, about), chained, train, validation.judged, augmenter, run=here,
         method=Joint(chained, weights), watch=ground.Told(run, floor.progress), force=True,
     )  # fmt: skip
+    training.check_something_came(folder, done, None)
     kept = max((one.number for one in done if one.kept), default=0)
     result = training.Training(run.name, folder, recipe, tuple(done), kept)
     first, second = answered(chained, validation)

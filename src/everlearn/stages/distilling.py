@@ -324,9 +324,9 @@ def _checked(teacher: Teacher) -> Teacher:
 
 def _honest(workspace: Workspace, found: answering.Named) -> bool:
     """Whether it has not learned the validation side: a network has not, an exact memory has."""
+    kind = found.version.learner.partition(":")[0]  # of a file, as its card says
     if found.file is not None:
-        return True
-    kind = found.version.learner.partition(":")[0]
+        return kind not in (EXACT, RIVER, ENSEMBLE) or not answering.learned_here(workspace, found)
     if kind == ENSEMBLE:
         return not registry.card(workspace, found.version).get("memories", 1)
     return kind not in (EXACT, RIVER)

@@ -26,8 +26,8 @@ from everlearn.learn.exact.cached import Cached
 from everlearn.learn.live import Moved, learnable
 from everlearn.model.ensemble import Member, Memory, export_ensemble, names
 from everlearn.naming import is_class
-from everlearn.stages import answering, ground, teach
-from everlearn.stages.learners import ENSEMBLE, EXACT, Files, Taught
+from everlearn.stages import answering, ground, saved, teach
+from everlearn.stages.learners import ENSEMBLE, EXACT, RIVER, Files, Taught
 from everlearn.stages.members import Asked, Grown, known_by, of_memory, of_model, of_stage
 
 if TYPE_CHECKING:
@@ -127,7 +127,8 @@ def ensemble(
         _check_two(specs, others, stages)
     snapshot = build(workspace)
     config = {
-        "names": [str(one) for one in models],  # by which forgetting finds what knew a sample
+        "names": [*(one.name for one in others), *(saved.full_name(workspace, one) for one in stages)],
+        # by which forgetting finds what knew a sample
         "backbones": list(backbones),
         "combine": method,
         "memory": own,
@@ -293,13 +294,15 @@ def _sorted_out(workspace: Workspace, models: Sequence[str]) -> tuple[list[str],
             specs.append(found.version.backbone)
         elif kind == ENSEMBLE:
             raise BadInput(f"{found.name} is an ensemble itself.", "Name its members.")
+        elif kind in (EXACT, RIVER) and answering.learned_here(workspace, found):
+            remedy = "Networks alone are judged there: name one, a backbone, or a version of the exact memory."
+            raise BadInput(f"{found.name} ({kind}) has learned the validation side, so it cannot be judged.", remedy)
         else:
             others.append(found)
     return specs, others, stages
 
 
 def _is_stage(workspace: Workspace, name: str) -> bool:
-    from everlearn.stages import saved
 
     try:
         saved.stage_file(workspace, name)

@@ -111,6 +111,7 @@ def _first_batches(
     """The first images of each stage's first batch, as they were altered: drawn again from the same keys."""
     from everlearn.augment.training import augmenter
     from everlearn.learn.network.loading import Batches, Data
+    from everlearn.learn.network.staged import stage_seed
     from everlearn.stages.sides import arrays_of
 
     arrays = arrays_of(workspace, answers.network)
@@ -124,7 +125,7 @@ def _first_batches(
     each = max(8, each // 8 * 8)  # whole lines
     images, labels = [], []
     for number, stage in enumerate(result.recipe.stages[: len(result.stages)], 1):
-        seed = result.recipe.seed * 1000 + number
+        seed = stage_seed(result.recipe, number)
         batch = Batches(data, stage, seed, 0, augmenter(stage.augmentation))[0]
         shown = batch.inputs[:each]
         pixels = shown.mul(255).round() if shown.is_floating_point() else shown

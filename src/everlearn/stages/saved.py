@@ -37,6 +37,12 @@ def stage_file(workspace: Workspace, name: str) -> Path:
     raise Missing(f"There is no trained stage {name}.", "See: everlearn models stages")
 
 
+def full_name(workspace: Workspace, name: str) -> str:
+    """RUN/STAGE of the stage that a name means. Raises Missing."""
+    path = stage_file(workspace, name)
+    return f"{path.parent.name}/{path.stem}"
+
+
 def list_stages(workspace: Workspace) -> list[dict[str, Any]]:
     """Every stage that was saved, newest run first: run, stage, name, val_loss, val_accuracy, seconds, file."""
     found = []

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from everlearn import faults, track
-from everlearn.catalog import runs
+from everlearn.catalog import runs, versions
 from everlearn.dataset.build import build as build_snapshot
 from everlearn.errors import BadConfig, BadInput, Corrupt, Missing
 from everlearn.learn.network import recipe as recipes
@@ -117,26 +117,34 @@ def _train(
         workspace, kind, config=config, snapshot=snapshot.number, resume=goes_on, say=progress.say
     ) as following:
         folder = folder_of(workspace, following.name)
-        if not goes_on or force:
-            jobs.write(workspace, folder, network, recipe, learned, classes, begin, begun_from, progress, fingerprint)
+        # where it goes on as well: the cache of images that rows.npz refers to may have been made anew
+        jobs.write(workspace, folder, network, recipe, learned, classes, begin, begun_from, progress, fingerprint)
         told = track.Follow(following, stages=len(done_before), epochs=sum(len(one.history) for one in done_before))
         with Sampler() as sampler:
             done = jobs.carried_out(workspace, folder, recipe, (told, watch), progress, force)
             faults.point("train.trained")
-            _check_something_came(folder, done, begin)
+            check_something_came(folder, done, begin)
         result = _came_of(workspace, following.name, recipe, done)
         following.note({**summary(result), "system": sampler.use().to_json()}, snapshot=snapshot.number)
         version = None
         if register:
             from everlearn.stages.trained import enter
 
-            version = (part.enter if part else enter)(workspace, snapshot, divided, result, progress)
+            version = _entered(workspace, following.name)  # by this run, before it was killed
+            version = version or (part.enter if part else enter)(workspace, snapshot, divided, result, progress)
             following.note({}, version=version.name)
         if kind == "train":
-            picturing.pictures(workspace, divided, result, following, progress)
+            picturing.pictures(workspace, learned, result, following, progress)
     jobs.tidy(folder)
     faults.point("train.done")
     return version, result
+
+
+def _entered(workspace: Workspace, run: str) -> Version | None:
+    """The version that came of a run, where one did."""
+    with workspace.catalog.read() as tx:
+        found = [one for one in versions.every(tx) if not one.retired and (one.metrics or {}).get("run") == run]
+    return found[-1] if found else None
 
 
 def _came_of(workspace: Workspace, run: str, recipe: Recipe, done: Sequence[Trained]) -> Training:
@@ -219,7 +227,7 @@ def _fingerprint(workspace: Workspace, run: str) -> dict[str, Any]:
     return dict(found)
 
 
-def _check_something_came(folder: Path, done: Sequence[Trained], begin: Mapping[str, Any] | None) -> None:
+def check_something_came(folder: Path, done: Sequence[Trained], begin: Mapping[str, Any] | None) -> None:
     """Raises BadConfig where no weights are worth keeping: every loss became no number, and none were there before."""
     if begin is None and not any(one.kept for one in done):
         (folder / "last.pt").unlink(missing_ok=True)  # there is nothing to go on with

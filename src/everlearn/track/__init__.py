@@ -281,8 +281,8 @@ class Follow:
         self._run, self._stage, self._before, self._latest = run, stages, epochs, 0
 
     def begin(self, stage: Any, facts: dict[str, Any]) -> None:
-        self._stage += 1
-        self._before, self._latest = self._before + self._latest, 0
+        self._stage = int(facts.get("stage", self._stage + 1))
+        self._before, self._latest = int(facts.get("epochs_before", self._before + self._latest)), 0
         self._run.params({f"facts.{self._stage}.{key}": value for key, value in flat(facts).items()})
 
     def step(self, epoch: int, step: int, steps: int, loss: float, learning_rate: float) -> None:

@@ -8,6 +8,7 @@ last.pt                    all that a killed run needs to go on; gone when the r
 from __future__ import annotations
 
 import math
+import os
 import signal
 import threading
 import time
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from everlearn import faults
-from everlearn.errors import BadInput, Corrupt
+from everlearn.errors import BadInput, Corrupt, StoreFault
 from everlearn.learn.fit import QUIET, Epoch, Fit, Keep, Watch, Weights, fit
 from everlearn.learn.network import checkpoint
 from everlearn.learn.network.continual.method import Method
@@ -33,6 +34,7 @@ from everlearn.learn.network.recipe import Augmentation, Freeze, Recipe, Stage
 from everlearn.learn.network.runtime import Runtime, runtime
 
 LAST = "last.pt"
+FEATURES = ".features-"
 SAVE_SECONDS = 20.0
 """Between two states that a killed run can go on from; what lies between is trained again, to the same bits."""
 
@@ -123,12 +125,15 @@ def train(
     """
     run = run or runtime(job.recipe.precision)
     if run.first:
-        for half_written in job.folder.glob(".*.part"):  # by one that was killed
+        for half_written in (*job.folder.glob(".*.part"), *job.folder.glob(f"{FEATURES}*")):  # by one that was killed
             half_written.unlink(missing_ok=True)
+    run.wait()
+    drop = getattr(network, "drop", None)
+    own = drop.p if isinstance(drop, nn.Dropout) else None
     state = _State.open(job, network, validation, run, force)
     if method is not None:  # sees the network as the last experience left it, also where a killed run goes on
         network.load_state_dict(state.start)
-        method.before(network, data)
+        method.before(network.to(run.device), data)
     with _interruptible() as asked:
         for number in range(len(state.done) + 1, len(job.recipe.stages) + 1):
             stage = job.recipe.stages[number - 1]
@@ -136,6 +141,8 @@ def train(
                 break
             network.load_state_dict(state.weights)
             keep = _Saver(state, run, asked, SAVE_SECONDS if save_seconds is None else save_seconds)
+            if stage.dropout is not None or own is not None:  # not that of the stage before
+                network.set_dropout(own if stage.dropout is None else stage.dropout)  # type: ignore[operator]
             found = _stage(job, network, data, validation, stage, number, augmenters, run, watch, method, state, keep)
             state.add(number, stage, found, run)
             faults.point("train.stage")
@@ -151,17 +158,21 @@ def _stage(
     run: Runtime, watch: Watch, method: Method | None, state: _State, keep: Keep,
 ) -> Fit:  # fmt: skip
     """One stage. Where the backbone stays as it is and so do the images, it is gone through once."""
-    seed = job.recipe.seed * 1000 + number
-    if stage.dropout is not None:
-        network.set_dropout(stage.dropout)  # type: ignore[operator]
+    seed = stage_seed(job.recipe, number)
     network.freeze(stage.freeze)  # type: ignore[operator]
     augment = augmenters(stage.augmentation) if data.images else None
     options: dict[str, Any] = {"seed": seed, "run": run, "watch": watch, "saved": state.training, "keep": keep}
+    options["place"] = {"stage": number, "epochs_before": sum(len(one.history) for one in state.done)}
     if stage.freeze == "backbone" and data.images and augment is None and method is None:
         with _features(network, data, validation, run, job.folder) as (rows, held_out):
             return fit(_Head(network), rows, held_out, stage, **options)
     options |= {"augment": augment, "method": method, "workers": job.recipe.workers}
     return fit(network, data, validation, stage, **options)
+
+
+def stage_seed(recipe: Recipe, number: int) -> int:
+    """Of what is drawn in a stage. number: from 1."""
+    return recipe.seed * 1000 + number
 
 
 class _Head(nn.Module):
@@ -182,7 +193,7 @@ def _features(
 ) -> Iterator[tuple[Data, Data]]:  # fmt: skip
     """Both sides as features (N, D) of the frozen backbone, on disk while the stage lasts."""
     network.to(run.device).eval()
-    paths = [folder / f".features-{side}-{run.process}.npy" for side in ("train", "validation")]
+    paths = [folder / f"{FEATURES}{side}-{run.process}.npy" for side in ("train", "validation")]
     try:
         yield tuple(_mapped(network, one, run, path) for one, path in zip((data, validation), paths, strict=True))  # type: ignore[misc]
     finally:
@@ -196,19 +207,30 @@ def _mapped(network: Any, data: Data, run: Runtime, path: Path) -> Data:
         for batch in in_turn(data):
             found = network.features(batch.to(run.device).inputs).float().cpu().numpy()
             if made is None:
-                shape = (len(data), found.shape[1])
-                made = np.lib.format.open_memmap(path, "w+", np.float32, shape)  # type: ignore[no-untyped-call]
+                made = _room_for(path, (len(data), found.shape[1]))
             made[at : at + len(found)] = found
             at += len(found)
     assert made is not None
     return Data(made, data.targets, data.classes)
 
 
+def _room_for(path: Path, shape: tuple[int, int]) -> Any:
+    """A file of so many float32, mapped; its place on the disk is taken at once, since a disk that is found full while
+    mapped memory is written kills the process. Raises StoreFault."""
+    try:
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, max(1, 4 * shape[0] * shape[1]))
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise StoreFault(f"{path} cannot be written: {error.strerror}.", "Free the disk.") from None
+    return np.memmap(path, np.float32, "r+", shape=shape)
+
+
 def _goes_on(recipe: Recipe, done: list[Trained], watch: Watch) -> bool:
     if recipe.improvement_threshold < 0 or len(done) < 2:
         return True
     gained = done[-1].improvement
-    if gained >= recipe.improvement_threshold:
+    if gained >= recipe.improvement_threshold or math.isnan(gained):  # nothing there was to be raised
         return True
     watch.say(
         f"Stage {done[-1].name} raised the best score by {gained:+.4f}, less than improvement_threshold "

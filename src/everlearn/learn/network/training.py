@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ class Training:
 
     def __init__(
         self, network: nn.Module, train: Data, validation: Data, stage: Stage, run: Runtime, seed: int, watch: Watch,
-        augment: Augmenter | None, method: Method | None,
+        augment: Augmenter | None, method: Method | None, place: Mapping[str, int] | None = None,
     ) -> None:  # fmt: skip
         self.stage, self.run, self.seed, self.watch, self.method = stage, run, seed, watch, method
         self._train, self._validation, self._augment = train, validation, augment
@@ -60,7 +60,7 @@ class Training:
         self.snapshots: list[Weights] = []
         self._sums = torch.zeros(3, dtype=torch.float64)  # loss, right, images of this epoch
         self._clock = time.monotonic()
-        watch.begin(stage, self.facts())
+        watch.begin(stage, {**self.facts(), **(place or {})})
 
     def facts(self) -> dict[str, Any]:
         """What a person wants to see before the first step: with several processes the batch and the rate grow."""
@@ -216,7 +216,7 @@ class Training:
                 f"Stage {self.stage.name} cannot go on as it is asked for now: {str(error).splitlines()[0]:.200}",
                 "Train as it was begun, or begin another run: everlearn train --anew",
             ) from None
-        if self.average is not None:
+        if self.average is not None and state["average"] is not None:
             self.average.load_state_dict(state["average"])
         self.rate.load_state_dict(state["rate"])
         scaler = getattr(self.run.accelerator, "scaler", None)
