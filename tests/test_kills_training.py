@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -38,6 +39,7 @@ stages:
     optimizer: {name: sgd, learning_rate: 0.01}
     ema: 0.9
     clip: 1
+    dropout: 0.4
   - {name: three, epochs: 2, batch_size: 8, freeze: backbone}
 """
 STAGES = 3
@@ -243,9 +245,30 @@ def test_what_has_changed_is_said(there: Trainings, ready: Path, tmp_path: Path)
     assert len(list(run.parent.iterdir())) == 2, "another run"
 
 
+def test_a_cache_made_anew(there: Trainings, ready: Path, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    """The images of a run may lie elsewhere in the cache when it goes on; what said where they lay may be damaged."""
+    ever = copied(ready, tmp_path)
+    assert there(ever, fault="train.saved:2")[0] == KILLED
+    (names,) = (ever.workspace / ".everlearn" / "arrays").glob("*.ids")
+    data, ids = names.with_suffix(".bin"), names.read_bytes()
+    rows = np.frombuffer(data.read_bytes(), np.uint8).reshape(len(ids) // 33, -1)
+    data.write_bytes(rows[::-1].tobytes())
+    names.write_bytes(b"".join(ids[at : at + 33] for at in reversed(range(0, len(ids), 33))))
+    (run,) = (ever.workspace / "model_updates" / "checkpoints").iterdir()
+    (run / "rows.npz").write_bytes(b"PK")
+    code, said = there(ever)
+    assert code == 0, said
+    assert_same(files(ever), undisturbed["files"])
+
+
 @pytest.mark.parametrize(
     ("name", "data"),
-    [("last.pt", b"no state"), ("last.pt", b""), ("job.json", b"{"), ("job.json", b"{}"), ("rows.npz", b"PK")],
+    [
+        ("last.pt", b"no state"),
+        ("last.pt", b""),
+        ("job.json", b"{"),
+        ("job.json", b"{}"),
+    ],
 )
 def test_damaged_files_are_said(there: Trainings, ready: Path, tmp_path: Path, name: str, data: bytes) -> None:
     ever = copied(ready, tmp_path)

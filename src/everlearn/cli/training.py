@@ -105,13 +105,14 @@ def train(
     chosen = chosen.quick() if quick else chosen
     if find_rate:
         return _rate(workspace, context.obj, chosen, stage)
+    using: str | None = method
     if resume and not (recipe or begin or kind or quick or values or change or method):
-        chosen, stage, name = training.to_resume(workspace)
+        chosen, stage, name, using = training.to_resume(workspace)
     with workspace.lock():
         options: dict[str, Any] = {"resume": resume, "anew": anew, "force": force}
         options |= {"watch": _display(context.obj, chosen), "begin": stage, "begun_from": name}
-        if method:
-            version, found = continual.train(workspace, chosen, method, context.obj, **options)
+        if using:
+            version, found = continual.train(workspace, chosen, using, context.obj, **options)
         else:
             version, found = training.train(workspace, chosen, context.obj, **options)
     rows = [

@@ -186,7 +186,7 @@ def _weighed(
     targets = np.array([classes.index(one.label) for one in old], np.int64)
     method = opened({"name": "ewc", "known": [], "seed": seed})
     method.after(network, Data(arrays.all(), targets, tuple(classes), rows))
-    path = workspace.private(FOLDER) / "ewc.pt"
+    path = workspace.private(FOLDER) / f"ewc-{_digest(network)}.pt"
     checkpoint.save(path, dict(method.state()))
     return path
 
@@ -242,8 +242,7 @@ def memory_on(workspace: Workspace, divided: Sides, result: Training, progress: 
     network = trained.answering(workspace, divided, result, progress).network
     if network.rows:
         return None
-    weights = b"".join(value.cpu().numpy().tobytes() for value in network.state_dict().values())
-    path = result.folder / f"features-{hashlib.sha256(weights).hexdigest()[:16]}.onnx"
+    path = result.folder / f"features-{_digest(network)}.onnx"
     basis = basis_of(workspace, export_features(network, path))
     features = Features(workspace, basis)
     members = sorted(divided.train, key=lambda one: one.id)
@@ -255,6 +254,11 @@ def memory_on(workspace: Workspace, divided: Sides, result: Training, progress: 
     found = fit(memory, Cached(ids, phi, labels, folds), precision=workspace.config.label.precision)
     table = found.head.probabilities(features.all([one.id for one in divided.validation], progress))
     accuracy = _right(table, found.head.classes, divided)
+    # the features were shaped by the labels of the training side, so folds of it would make the head too sure
+    asked = [(row, one.label) for row, one in enumerate(divided.validation) if one.label in found.head.classes]
+    columns = [found.head.classes.index(label) for _, label in asked]
+    warmer = trained.temperature_of(table[[row for row, _ in asked]], columns) if asked else 1.0
+    head = replace(found.head, temperature=found.head.temperature * warmer)
     details = {"run": result.run, "recipe": result.recipe.name, "head": found.head.kind, "alpha": found.alpha}
     card = {
         "run": result.run,
@@ -265,10 +269,17 @@ def memory_on(workspace: Workspace, divided: Sides, result: Training, progress: 
         "remains.",
     }
     made = Taught(
-        Moved(len(ids), 0), len(ids), OnBasis(workspace, basis, found.head), memory.digest(), found.digest, None,
+        Moved(len(ids), 0), len(ids), OnBasis(workspace, basis, head), memory.digest(),
+        hashlib.sha256(f"{found.digest} {head.temperature:.9g}".encode()).hexdigest(), None,
         {**details, "accuracy_validation": accuracy}, card,
     )  # fmt: skip
     return Memory(made, accuracy)
+
+
+def _digest(network: Network) -> str:
+    """Names a network by its weights."""
+    weights = b"".join(value.cpu().numpy().tobytes() for value in network.state_dict().values())
+    return hashlib.sha256(weights).hexdigest()[:16]
 
 
 def _right(table: Any, classes: Sequence[str], divided: Sides) -> float:

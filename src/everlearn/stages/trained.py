@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,12 +93,16 @@ def _begun_with(workspace: Workspace, result: Training) -> Path:
 
 
 def _temperature(workspace: Workspace, divided: Sides, plain: Answering, progress: Progress) -> float:
-    """What scores are divided by so that the validation labels are most probable (Guo et al. 2017,
-    arXiv:1706.04599)."""
+    table = plain.answered(inputs_of(workspace, plain.network, [one.id for one in divided.validation], progress))
+    return temperature_of(table, [plain.classes.index(one.label) for one in divided.validation])
+
+
+def temperature_of(table: NDArray[Any], labels: Sequence[int]) -> float:
+    """What the scores behind (N, C) probabilities are divided by so that these labels are most probable (Guo et al.
+    2017, arXiv:1706.04599)."""
     from scipy.optimize import minimize_scalar
 
-    table = plain.answered(inputs_of(workspace, plain.network, [one.id for one in divided.validation], progress))
-    columns = np.array([plain.classes.index(one.label) for one in divided.validation])
+    columns = np.asarray(labels)
     scores = np.log(np.maximum(table, 1e-30)).astype(np.float64)
 
     def loss(log_temperature: float) -> float:

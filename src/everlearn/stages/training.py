@@ -203,12 +203,14 @@ def _to_go_on(workspace: Workspace, kind: str, fingerprint: Mapping[str, Any], r
     return None
 
 
-def to_resume(workspace: Workspace, kind: str = "train") -> tuple[Recipe, dict[str, Any] | None, str | None]:
-    """Of the newest run that was not finished: its recipe, the stage that it began with, and that one's name. Raises
-    Missing where there is none."""
+def to_resume(
+    workspace: Workspace, kind: str = "train"
+) -> tuple[Recipe, dict[str, Any] | None, str | None, str | None]:  # fmt: skip
+    """Of the newest run that was not finished: its recipe, the stage that it began with, that one's name, and the
+    continual method's. Raises Missing where there is none."""
     run = _newest_unfinished(workspace, kind).name
     job = jobs.read(folder_of(workspace, run))
-    return recipes.load(job["recipe"]), _begun(workspace, run), job["from"]
+    return recipes.load(job["recipe"]), _begun(workspace, run), job["from"], (job.get("method") or {}).get("name")
 
 
 def _newest_unfinished(workspace: Workspace, kind: str) -> Run:
