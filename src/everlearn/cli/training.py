@@ -162,35 +162,7 @@ def _signed(value: float) -> str:
 
 
 def _display(console: Any, recipe: Any) -> Any:
-    """Lines for each stage and epoch, or a live display on a terminal."""
-    try:
-        from everlearn.cli.live import display
-    except ImportError:
-        return _Says(console)
+    """A live picture on a terminal, a line for each epoch elsewhere."""
+    from everlearn.cli.live import display
+
     return display(console, recipe)
-
-
-class _Says:
-    """Says what a training says, a line at a time."""
-
-    def __init__(self, console: Any) -> None:
-        self._console = console
-
-    def begin(self, stage: Any, facts: dict[str, Any]) -> None:
-        self._console.say(f"{stage.name}: {facts}")
-
-    def step(self, *told: Any) -> None:
-        pass
-
-    def epoch(self, found: Any) -> bool | None:
-        self._console.say(
-            f"  epoch {found.epoch}: loss {found.train_loss:.4f}, validation loss {found.val_loss:.4f}, "
-            f"accuracy {found.val_accuracy:.4f}, {found.images_per_second:.0f} images/s"
-        )
-        return None
-
-    def end(self, found: Any) -> None:
-        pass
-
-    def say(self, text: str) -> None:
-        self._console.say(text)

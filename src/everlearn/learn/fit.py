@@ -22,12 +22,12 @@ from everlearn.learn.network.loading import Augmenter, Batch, Data, spare_worker
 from everlearn.learn.network.losses import NUMBERS
 from everlearn.learn.network.runtime import Runtime, runtime, seeded
 from everlearn.learn.network.training import Training
-from everlearn.learn.network.watching import QUIET, Epoch, Fit, Keep, Quiet, Stopped, Watch, Watches, Weights
+from everlearn.learn.network.watching import QUIET, Epoch, Fit, Keep, Quiet, Says, Stopped, Watch, Watches, Weights
 
 if TYPE_CHECKING:
     from everlearn.learn.network.recipe import Stage
 
-__all__ = ["QUIET", "Epoch", "Fit", "Keep", "Quiet", "Stopped", "Watch", "Watches", "Weights", "fit"]
+__all__ = ["QUIET", "Epoch", "Fit", "Keep", "Quiet", "Says", "Stopped", "Watch", "Watches", "Weights", "fit"]
 
 
 def fit(

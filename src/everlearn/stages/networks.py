@@ -62,6 +62,7 @@ class StagedLearner:
 
     def bring_to(self, snapshot: Snapshot, progress: Progress) -> Taught:
         """Train what of the snapshot is new, and keep it. Raises TooFew as `training.train`."""
+        from everlearn.learn.fit import Says
         from everlearn.stages import saved, sides, trained, training
 
         divided = sides.of(self.workspace, snapshot, progress)
@@ -73,7 +74,7 @@ class StagedLearner:
         stage, name = (None, None) if gone or self.run is None else self._kept()
         recipe = self.recipe if stage is None else saved.continued(stage, "fine_tune")
         _, result = training.train(
-            self.workspace, recipe, progress, begin=stage, begun_from=name, register=False, watch=_Says(progress)
+            self.workspace, recipe, progress, begin=stage, begun_from=name, register=False, watch=Says(progress.say)
         )
         found = trained.taught(self.workspace, divided, result, progress, Moved(added, gone))
         before = self.run
@@ -125,25 +126,3 @@ def _held(divided: Sides) -> dict[SampleId, str]:
         one.id: f"{side} {hashlib.sha256(one.label.encode()).hexdigest()[:16]}"
         for side, members in (("train", divided.train), ("validation", divided.validation)) for one in members
     }  # fmt: skip
-
-
-class _Says:
-    """Tells how each stage ended."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-
-    def begin(self, stage: Any, facts: dict[str, Any]) -> None:
-        pass
-
-    def step(self, epoch: int, step: int, steps: int, loss: float, learning_rate: float) -> None:
-        pass
-
-    def epoch(self, found: Any) -> bool | None:
-        return None
-
-    def end(self, found: Any) -> None:
-        pass
-
-    def say(self, text: str) -> None:
-        self._progress.say(text)

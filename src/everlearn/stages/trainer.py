@@ -73,11 +73,11 @@ class StagedTrainer:
         return self._train(saved.continued(stage, type), begin=stage, begun_from=name)
 
     def _train(self, recipe: Recipe, **how: Any) -> Training:
+        from everlearn.learn.fit import Says
         from everlearn.stages import training
-        from everlearn.stages.networks import _Says
 
         with self.workspace.lock():
-            version, found = training.train(self.workspace, recipe, self.progress, watch=_Says(self.progress), **how)
+            version, found = training.train(self.workspace, recipe, self.progress, watch=Says(self.progress.say), **how)
         self.version = version.name if version else None
         return found
 

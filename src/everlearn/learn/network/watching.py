@@ -87,6 +87,16 @@ class Quiet:
 QUIET = Quiet()
 
 
+class Says(Quiet):
+    """Passes on what is said: how each stage ended, and what went wrong. say: where to."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+
+    def say(self, text: str) -> None:
+        self._say(text)
+
+
 class Watches:
     """Several at once. One that asks to stop is enough."""
 
