@@ -7,14 +7,36 @@ import os
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # before scipy: else scikit-learn's array checks skip themselves
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests import servers
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_pictures() -> Iterator[Callable[..., Any]]:
+    """Pictures of a training take longer than the small trainings of most tests: none are drawn, but where a test asks
+    for the fixture `pictures`."""
+    try:
+        from everlearn.stages import picturing
+    except ImportError:  # without the extra [train] nothing is trained
+        yield lambda *_: []
+        return
+    drawn = picturing.pictures
+    picturing.pictures = lambda *_: []
+    yield drawn
+    picturing.pictures = drawn
+
+
+@pytest.fixture
+def pictures(no_pictures: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings are drawn in this test."""
+    monkeypatch.setattr("everlearn.stages.picturing.pictures", no_pictures)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from everlearn.types import SILENT
 from everlearn.workspace import Workspace
 from tests.digits import write
 
+pytestmark = pytest.mark.usefixtures("pictures")
+
 RECIPE = {
     "name": "tiny",
     "network": "cnn:depth=2,width=4",
@@ -34,7 +36,9 @@ RECIPE = {
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Workspace, training.Training, list[Any]]]:
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, no_pictures: Callable[..., Any]
+) -> Iterator[tuple[Workspace, training.Training, list[Any]]]:
     """A workspace with a training, and the first batch that each stage was given."""
     base = tmp_path_factory.mktemp("pictured")
     torch.set_num_threads(1)
@@ -53,6 +57,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Workspac
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fit.Training, "parts", remembered)
+        patch.setattr(picturing, "pictures", no_pictures)
         _, found = training.train(workspace, recipes.load(RECIPE), SILENT)
     yield workspace, found, seen
     shutil.rmtree(base)
