@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from everlearn.errors import BadInput
-from everlearn.evaluate.plots import BLUE, INK, ORANGE, _canvas, readable, shrunk
+from everlearn.evaluate.plots import BLUE, INK, ORANGE, canvas_of, readable, shrunk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,7 +43,7 @@ def picture_grid(shown: Shown, most: int = MOST) -> bytes:
         raise BadInput("There is no image to show.")
     columns = min(8, count)
     rows = math.ceil(count / columns)
-    with _canvas(1.25 * columns + 0.1, (1.62 if shown.answers else 1.45) * rows + 0.1, "png") as (canvas, done):
+    with canvas_of(1.25 * columns + 0.1, (1.62 if shown.answers else 1.45) * rows + 0.1, "png") as (canvas, done):
         places = canvas.subplots(rows, columns, squeeze=False).ravel()
         for place in places:
             place.set_axis_off()

@@ -21,7 +21,7 @@ import numpy as np
 
 from everlearn.errors import BadInput, TooFew
 from everlearn.evaluate.figures import LEVEL, Figure, Result
-from everlearn.evaluate.plots import BLUE, EN, FAINT, ORANGE, Format, _axes, _canvas
+from everlearn.evaluate.plots import BLUE, EN, FAINT, ORANGE, Format, axes_of, canvas_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -246,8 +246,8 @@ def picture(curve: LearningCurve, words: Mapping[str, str] = EN, form: Format = 
     law = np.array([curve.law.error(n) for n in along])
     law = 1 - law if accurate else law
     seen = along <= sizes[-1]
-    with _canvas(6.0, 3.6, form) as (canvas, done):
-        axes = _axes(canvas, words["curve_samples"], words["accuracy" if accurate else "mae"])
+    with canvas_of(6.0, 3.6, form) as (canvas, done):
+        axes = axes_of(canvas, words["curve_samples"], words["accuracy" if accurate else "mae"])
         axes.plot(along[seen], law[seen], color=BLUE, linewidth=1.6)
         axes.plot(along[~seen], law[~seen], color=BLUE, linewidth=1.6, dashes=(4, 3), label=words["curve_law"])
         axes.errorbar(

@@ -56,8 +56,8 @@ def confusion_matrix(
     counts = np.array(confusion.matrix).reshape(len(names), len(names))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 9.0 if many else max(3.2, (0.5 if normalised else 0.42) * len(names) + 1.6)
-    with _canvas(size, size, form) as (canvas, done):
-        axes = _axes(canvas, words["predicted"], words["true"])
+    with canvas_of(size, size, form) as (canvas, done):
+        axes = axes_of(canvas, words["predicted"], words["true"])
         if many:  # the scale is of roots, or the few mistakes would not show beside the many right answers
             shown_as = shares if normalised else counts
             drawn = axes.imshow(shown_as, cmap="Blues", norm=PowerNorm(0.5, 0, max(1, shown_as.max())))
@@ -80,8 +80,8 @@ def confusion_matrix(
 
 def reliability(bins: Sequence[Bin], words: Mapping[str, str] = EN, form: Format = "svg") -> bytes:
     """Accuracy against confidence; on the diagonal the model is as often right as it says."""
-    with _canvas(4.2, 4, form) as (canvas, done):
-        axes = _axes(canvas, words["confidence"], words["accuracy"])
+    with canvas_of(4.2, 4, form) as (canvas, done):
+        axes = axes_of(canvas, words["confidence"], words["accuracy"])
         low = max(0.0, min([*(b.confidence for b in bins), *(b.accuracy for b in bins)]) - 0.05)
         axes.plot([low, 1], [low, 1], color=FAINT, dashes=(4, 3), label=words["calibrated"])
         most = max(b.count for b in bins)
@@ -100,8 +100,8 @@ def class_bars(
     """Recall with its interval of the lowest classes, the lowest on top."""
     tested = [(c.recall, c) for c in classes if c.recall is not None]
     shown = [c for _, c in sorted(tested, key=lambda pair: (pair[0], pair[1].name))[:most]]
-    with _canvas(6, 0.26 * len(shown) + 0.9, form) as (canvas, done):
-        axes = _axes(canvas, words["recall"].split(" (")[0], "")
+    with canvas_of(6, 0.26 * len(shown) + 0.9, form) as (canvas, done):
+        axes = axes_of(canvas, words["recall"].split(" (")[0], "")
         for row, score in enumerate(shown):
             axes.plot(score.interval or (), [row, row], color=BLUE, alpha=0.45, linewidth=3, solid_capstyle="round")
             axes.scatter(score.recall or 0.0, row, color=BLUE, s=22, zorder=3)
@@ -118,8 +118,8 @@ def over_versions(
     found: Forgetting, versions: Sequence[str], words: Mapping[str, str] = EN, form: Format = "svg"
 ) -> bytes:
     """Mean accuracy and forgetting of each version, each line named at its end."""
-    with _canvas(6.4, 3, form) as (canvas, done):
-        axes = _axes(canvas, words["version"], "")
+    with canvas_of(6.4, 3, form) as (canvas, done):
+        axes = axes_of(canvas, words["version"], "")
         lines = ((found.accuracy, BLUE, words["mean_accuracy"]), (found.curve, ORANGE, words["forgetting"].lower()))
         for values, colour, name in lines:
             points = [(x, y) for x, y in enumerate(values) if y is not None]
@@ -136,8 +136,8 @@ def over_versions(
 
 def false_accepts(found: OpenSet, words: Mapping[str, str] = EN, form: Format = "svg") -> bytes:
     """Share of the known refused against share of strangers accepted, one point for each threshold."""
-    with _canvas(5.2, 3.6, form) as (canvas, done):
-        axes = _axes(canvas, words["false_accept"], words["false_reject"])
+    with canvas_of(5.2, 3.6, form) as (canvas, done):
+        axes = axes_of(canvas, words["false_accept"], words["false_reject"])
         least = 1.0
         for points, colour, name in ((found.curve, BLUE, "on_test"), (found.learned, ORANGE, "out_of_fold")):
             pairs = [(p["false_accept"], p["false_reject"]) for p in points]
@@ -232,7 +232,7 @@ def romanised(char: str) -> str:
 
 
 @contextmanager
-def _canvas(width: float, height: float, form: Format) -> Iterator[tuple[Canvas, list[bytes]]]:
+def canvas_of(width: float, height: float, form: Format) -> Iterator[tuple[Canvas, list[bytes]]]:
     """A figure of that size in inches; its bytes are in the list once the block is left."""
     import matplotlib
     from matplotlib.figure import Figure as Canvas
@@ -274,7 +274,7 @@ def _in_drawable_letters(canvas: Canvas) -> None:
         text.set_text(drawable(text.get_text()))
 
 
-def _axes(canvas: Canvas, x: str, y: str) -> Axes:
+def axes_of(canvas: Canvas, x: str, y: str) -> Axes:
     axes = canvas.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel(x)

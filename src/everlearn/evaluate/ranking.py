@@ -15,7 +15,7 @@ import numpy as np
 
 from everlearn.errors import BadInput
 from everlearn.evaluate.figures import Result
-from everlearn.evaluate.plots import BLUE, FAINT, INK, ORANGE, _axes, _canvas, readable
+from everlearn.evaluate.plots import BLUE, FAINT, INK, ORANGE, axes_of, canvas_of, readable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,8 +87,8 @@ def _ranked(name: str, own: NDArray[np.bool_], scores: Floats) -> RankedClass:
 
 def precision_recall(found: Ranked) -> bytes:
     """Precision against recall, of each class and on average."""
-    with _canvas(7.2, 4.6, "png") as (canvas, done):
-        axes = _axes(canvas, "Recall", "Precision")
+    with canvas_of(7.2, 4.6, "png") as (canvas, done):
+        axes = axes_of(canvas, "Recall", "Precision")
         lines = [(one.name, one.average_precision, one.precision) for one in found.classes]
         _lines(axes, lines, f"macro: AP {found.average_precision or 0:.3f}", "AP")
     return done[0]
@@ -96,8 +96,8 @@ def precision_recall(found: Ranked) -> bytes:
 
 def roc(found: Ranked) -> bytes:
     """True-positive rate against false-positive rate, of each class and on average."""
-    with _canvas(7.2, 4.6, "png") as (canvas, done):
-        axes = _axes(canvas, "False-positive rate", "True-positive rate")
+    with canvas_of(7.2, 4.6, "png") as (canvas, done):
+        axes = axes_of(canvas, "False-positive rate", "True-positive rate")
         axes.plot([0, 1], [0, 1], color=FAINT, dashes=(4, 3), zorder=0)
         lines = [(one.name, one.area, one.hits) for one in found.classes]
         _lines(axes, lines, f"macro: area {found.area or 0:.3f}", "area")

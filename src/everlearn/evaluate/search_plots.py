@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from everlearn.evaluate.plots import BLUE, FAINT, INK, ORANGE, Format, _axes, _canvas, readable
+from everlearn.evaluate.plots import BLUE, FAINT, INK, ORANGE, Format, axes_of, canvas_of, readable
 
 
 def history(
@@ -18,8 +18,8 @@ def history(
     """
     from matplotlib.ticker import MaxNLocator
 
-    with _canvas(6.4, 3.6, form) as (canvas, done):
-        axes = _axes(canvas, "trial", measure)
+    with canvas_of(6.4, 3.6, form) as (canvas, done):
+        axes = axes_of(canvas, "trial", measure)
         whole = [(number, value) for number, value, status in scores if status == "done" and value is not None]
         cut = [(number, value) for number, value, status in scores if status == "pruned" and value is not None]
         if whole:
@@ -41,8 +41,8 @@ def history(
 
 def importance(shares: Mapping[str, float], form: Format = "png") -> bytes:
     """A bar for each setting: its share in how much the scores differ."""
-    with _canvas(6.0, max(1.6, 0.4 * len(shares) + 0.9), form) as (canvas, done):
-        axes = _axes(canvas, "share in the differences of the score", "")
+    with canvas_of(6.0, max(1.6, 0.4 * len(shares) + 0.9), form) as (canvas, done):
+        axes = axes_of(canvas, "share in the differences of the score", "")
         names = list(shares)[::-1]
         axes.barh([readable(name, 40) for name in names], [shares[name] for name in names], color=BLUE, height=0.6)
         for row, name in enumerate(names):
@@ -57,8 +57,8 @@ def rates(
     form: Format = "png",
 ) -> bytes:  # fmt: skip
     """Loss against learning rate, as it was and smoothed. marks: rates to be pointed at, by their names."""
-    with _canvas(6.0, 3.6, form) as (canvas, done):
-        axes = _axes(canvas, "learning rate", "loss")
+    with canvas_of(6.0, 3.6, form) as (canvas, done):
+        axes = axes_of(canvas, "learning rate", "loss")
         axes.plot(tried, losses, ".", color=FAINT, markersize=4)
         axes.plot(tried, smooth, color=BLUE, linewidth=1.8)
         for place, (name, rate) in enumerate(marks.items()):

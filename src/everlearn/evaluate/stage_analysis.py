@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from everlearn.evaluate.curves import Fitting
 from everlearn.evaluate.figures import Result
-from everlearn.evaluate.plots import BLUE, EN, FAINT, INK, ORANGE, Format, _canvas, readable
+from everlearn.evaluate.plots import BLUE, EN, FAINT, INK, ORANGE, Format, canvas_of, readable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -139,7 +139,7 @@ def picture(found: Analysis, words: Mapping[str, str] = EN, form: Format = "svg"
     classes = _ranked([one.classes for one in found.stages[1:]])
     panels = 1 + bool(weights) + bool(classes)
     rows = max(len(weights), len(classes), 1)
-    with _canvas(5.2 * panels, max(3.6, 0.26 * rows + 1.6), form) as (canvas, done):
+    with canvas_of(5.2 * panels, max(3.6, 0.26 * rows + 1.6), form) as (canvas, done):
         places = canvas.subplots(1, panels, squeeze=False)[0]
         _scores(places[0], found, words)
         names = [one.facts.name for one in found.stages[1:]]

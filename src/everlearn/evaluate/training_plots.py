@@ -34,7 +34,7 @@ from everlearn.evaluate.curves import Row, column
 from everlearn.evaluate.figures import plain
 from everlearn.evaluate.grids import MOST, Shown, picture_grid
 from everlearn.evaluate.metrics import Answers, classification, regression
-from everlearn.evaluate.plots import BLUE, EN, FAINT, INK, ORANGE, _axes, _canvas, readable
+from everlearn.evaluate.plots import BLUE, EN, FAINT, INK, ORANGE, axes_of, canvas_of, readable
 from everlearn.evaluate.ranking import Ranked, precision_recall, ranked, roc
 from everlearn.evaluate.stage_analysis import StageFacts, analysed, picture
 from everlearn.workspace import write_whole
@@ -163,7 +163,7 @@ def curves(history: Sequence[Row], stages: Sequence[str] = (), of_numbers: bool 
     """Loss above, accuracy (of numbers R²) below, over all epochs. A ring marks the best validation score."""
     accuracy = [column(history, "train_accuracy"), column(history, "val_accuracy")]
     there = bool(np.isfinite(accuracy).any())
-    with _canvas(8.4, 6 if there else 3.6, "png") as (canvas, done):
+    with canvas_of(8.4, 6 if there else 3.6, "png") as (canvas, done):
         panels = canvas.subplots(1 + there, 1, sharex=True, squeeze=False)[:, 0]
         loss = [column(history, "train_loss"), column(history, "val_loss")]
         _panel(panels[0], loss, "Loss", history, best=np.nanargmin if np.isfinite(loss[1]).any() else None)
@@ -216,8 +216,8 @@ def _no_spikes(axes: Axes, lines: Sequence[Floats]) -> None:
 def learning_rate(history: Sequence[Row], stages: Sequence[str] = ()) -> bytes:
     """At the end of each epoch; on a logarithmic axis where it moves over more than a power of ten."""
     rate = column(history, "learning_rate")
-    with _canvas(8.4, 2.8, "png") as (canvas, done):
-        axes = _axes(canvas, "Epoch", "Learning rate")
+    with canvas_of(8.4, 2.8, "png") as (canvas, done):
+        axes = axes_of(canvas, "Epoch", "Learning rate")
         axes.plot(np.arange(1, len(rate) + 1), rate, color=BLUE, linewidth=1.6, drawstyle="steps-mid")
         above = rate[np.isfinite(rate) & (rate > 0)]
         if above.size and above.max() > 10 * above.min():
@@ -281,8 +281,8 @@ def answered(numbers: Numbers) -> bytes:
     targets, predicted = np.asarray(numbers.targets, np.float64), np.asarray(numbers.predicted, np.float64)
     if not targets.size or targets.shape != predicted.shape:
         raise BadInput(f"There are {targets.size} targets and {predicted.size} answers.", "There must be one for each.")
-    with _canvas(4.6, 4.4, "png") as (canvas, done):
-        axes = _axes(canvas, "True", "Answered")
+    with canvas_of(4.6, 4.4, "png") as (canvas, done):
+        axes = axes_of(canvas, "True", "Answered")
         low, high = min(targets.min(), predicted.min()), max(targets.max(), predicted.max())
         axes.plot([low, high], [low, high], color=FAINT, dashes=(4, 3))
         axes.scatter(targets, predicted, s=14, color=BLUE, alpha=max(0.15, min(0.8, 100 / len(targets))), linewidths=0)
@@ -295,8 +295,8 @@ def label_distribution(counts: Mapping[str, Mapping[str, int]]) -> bytes:
     names = sorted({name for side in counts.values() for name in side}, key=lambda name: (_total(counts, name), name))
     many = len(names) > MANY
     colours = (BLUE, ORANGE, "#009E73", "#CC79A7")
-    with _canvas(7, 9 if many else max(2.2, 0.26 * len(names) + 1.1), "png") as (canvas, done):
-        axes = _axes(canvas, "Images", "")
+    with canvas_of(7, 9 if many else max(2.2, 0.26 * len(names) + 1.1), "png") as (canvas, done):
+        axes = axes_of(canvas, "Images", "")
         left = np.zeros(len(names))
         for number, (side, own) in enumerate(counts.items()):
             values = np.array([own.get(name, 0) for name in names])

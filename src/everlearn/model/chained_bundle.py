@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from everlearn.errors import BadInput, Corrupt
 from everlearn.model import bundle
 from everlearn.model.basis import INPUT
-from everlearn.model.network_bundle import Scale, _begun, judging, probes
+from everlearn.model.network_bundle import Scale, begun, judging, probes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -133,7 +133,7 @@ def packed_chain(trained: TrainedChain, card: Mapping[str, Any]) -> bytes:
     """The ONNX file's bytes."""
     network, kinds, scale = trained.chain.network, len(trained.first), trained.scale
     columns = len(trained.classes) or 1
-    graph, inputs, model = _begun(network, _Side(trained.chain), _BOTH)
+    graph, inputs, model = begun(network, _Side(trained.chain), _BOTH)
     both = graph.include(model, inputs, _BOTH)  # (N, C1 + C2) scores
     ends = (0, kinds), (kinds, kinds + columns)
     first, second = (graph.add("Slice", both, np.array([a]), np.array([b]), np.array([1])) for a, b in ends)

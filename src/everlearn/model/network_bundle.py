@@ -155,7 +155,7 @@ def check(model: bundle.OnnxModel, trained: Trained, images: Sequence[Image] | N
 def packed(trained: Trained, card: Mapping[str, Any]) -> bytes:
     """The ONNX file's bytes."""
     network = trained.network
-    graph, inputs, model = _begun(network, network, _LOGITS)
+    graph, inputs, model = begun(network, network, _LOGITS)
     logits = graph.include(model, inputs, _LOGITS)
     if trained.scale is not None:
         scaled = graph.add("Mul", logits, np.float32(trained.scale.deviation))
@@ -189,7 +189,7 @@ def export_features(network: Network, path: Path) -> str:
 
     if not network.size:
         raise BadInput(f"{network.spec} takes rows of numbers, not images.", "Its rows are features already.")
-    graph, inputs, model = _begun(network, _Features(network), OUTPUT, pixels=np.float32)
+    graph, inputs, model = begun(network, _Features(network), OUTPUT, pixels=np.float32)
     graph.output(OUTPUT, graph.include(model, inputs, OUTPUT), np.float32, ["N", network.dimensions])
     whole = graph.model()
     says = {"size": network.size, "mean": 0, "std": 1, "output": OUTPUT, "fit": network.fit, "licence": network.licence}
@@ -219,7 +219,7 @@ class _Features(nn.Module):
         return self.network.features(images)
 
 
-def _begun(
+def begun(
     network: Network, module: nn.Module, output: str, pixels: type[np.generic] = np.uint8
 ) -> tuple[Graph, str, onnx.ModelProto]:
     """A graph from images (N, S, S, 3) of 0-255 to what the network takes, and the converted module, to be included."""
