@@ -169,8 +169,8 @@ def _stages(workspace: Any) -> list[dict[str, Any]]:
 
 def _staged(stages: list[dict[str, Any]]) -> list[str]:
     rows = [
-        [one["model"], one["name"], "best" if one["best"] else "last", _figure(one["val_loss"]),
-         _figure(one["val_accuracy"]), f"{one['seconds']:.0f} s", one["version"] or ""]
+        [one["model"], one["name"], "kept" if one["kept"] else "best" if one["best"] else "last",
+         _figure(one["val_loss"]), _figure(one["val_accuracy"]), f"{one['seconds']:.0f} s", one["version"] or ""]
         for one in stages
     ]  # fmt: skip
     return table(rows, ["model", "stage", "weights", "val loss", "val accuracy", "time", "version"])

@@ -29,8 +29,8 @@ def train(
     begin: Annotated[
         str | None,
         typer.Option(
-            "--from", metavar="MODEL", help="Continue a saved stage: best_model_stage_5, RUN/stage_2_augmentation, or "
-            "a version of `train`. See: everlearn models stages"
+            "--from", metavar="MODEL", help="Continue a saved stage: best_model (the newest training's), "
+            "best_model_stage_5, RUN/stage_2_augmentation, or a version of `train`. See: everlearn models stages"
         ),
     ] = None,
     method: Annotated[
@@ -86,7 +86,11 @@ def train(
     if kind and recipe:
         raise BadInput("--type and --recipe both say how to train.", "Give one of them.")
     if kind and not begin:
-        raise BadInput("--type continues a saved stage.", "Name it: --from best_model_stage_5")
+        raise BadInput("--type continues a saved stage.", "Name it: --from best_model, or as `models stages` does.")
+    if begin and (network or size):
+        raise BadInput("--from brings its own network and size.", "Leave --network and --size out.")
+    if resume and anew:
+        raise BadInput("--resume and --anew are opposites.", "Give one of them.")
     automatic = _automatic(workspace, context.obj, recipe, minutes, memory_gb, anew)
     recipe = str(automatic.path) if automatic else recipe
     stage, name = (None, None) if begin is None else saved.begin_with(workspace, begin)
@@ -101,13 +105,13 @@ def train(
     values = {key: value for key, value in values.items() if value is not None}
     if epochs is not None:
         values["stages.*.epochs"] = epochs
+    using: str | None = method
+    if resume and not (recipe or begin or kind or method):
+        chosen, stage, name, using = training.to_resume(workspace)
     chosen = recipes.changed(chosen, [*(f"{key}={value}" for key, value in values.items()), *(change or [])])
-    chosen = chosen.quick() if quick else chosen
+    chosen = chosen.quick(epochs or 1) if quick else chosen
     if find_rate:
         return _rate(workspace, context.obj, chosen, stage)
-    using: str | None = method
-    if resume and not (recipe or begin or kind or quick or values or change or method):
-        chosen, stage, name, using = training.to_resume(workspace)
     with workspace.lock():
         options: dict[str, Any] = {"resume": resume, "anew": anew, "force": force}
         options |= {"watch": _display(context.obj, chosen), "begin": stage, "begun_from": name}
@@ -122,7 +126,8 @@ def train(
         ]
         for one in found.stages
     ]  # fmt: skip
-    headings = ["", "stage", "val loss", "val accuracy", "gain", "best epoch", "time", ""]
+    score = "val R²" if workspace.config.task == "regress" else "val accuracy"
+    headings = ["", "stage", "val loss", score, "gain", "best epoch", "time", ""]
     said = f"{version.name} is what is kept. " if version else ""
     lines = [*table(rows, headings), f"{said}Run {found.run}. Then: everlearn evaluate, everlearn analyze"]
     how = {"auto": automatic.to_json()} if automatic else {}

@@ -144,6 +144,8 @@ class Space:
             return [f"{path}={json.dumps(value)}"]
         inside = SHORT.get(field, field)
         own = [_current(self.recipe, f"stages.{number}.{inside}") for number in range(len(self.recipe.stages))]
+        if not _number(value):
+            raise BadConfig(f"{field} is {value!r} in the space.", f"Write numbers: {field}=1..4, or {field}=1,2,4.")
         scaled = [value * one / own[0] for one in own]
         if inside == "epochs":
             scaled = [round(one) if place == 0 else max(1, round(one)) for place, one in enumerate(scaled)]

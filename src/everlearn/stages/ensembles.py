@@ -185,6 +185,8 @@ def combined(
     asked = [of_memory(workspace, spec, held, ids, progress) for spec in specs]
     first = asked[0] if asked else None
     classes = _classes(workspace, first, networks, stages)
+    held = {id: value for id, value in held.items() if value[0] in classes}  # others came after these networks
+    ids = sorted(held)
     validation = {one.id for one in members if one.split == "validation"}
     asked += [of_model(workspace, one, classes, ids, validation, progress) for one in networks]
     asked += [of_stage(workspace, one, classes, ids, validation, progress) for one in stages]

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def stage_file(workspace: Workspace, name: str) -> Path:
-    """The stage file that a name means: a path, RUN/stage_3_regularization, RUN for its best, or best_model_stage_3 of
-    the newest run that has it. Raises Missing."""
+    """The stage file that a name means: a path, RUN/stage_3_regularization, RUN for its best, best_model for that of
+    the newest run, or best_model_stage_3 of the newest run that has it. Raises Missing."""
     path = Path(name).expanduser()
     if path.suffix == ".pt" and path.is_file():
         return path
@@ -32,7 +32,7 @@ def stage_file(workspace: Workspace, name: str) -> Path:
         found = folder_of(workspace, run.name) / f"{stem}.pt"
         if found.is_file() and found.parent.parent == workspace.root / CHECKPOINTS:
             return found
-        if stem == run.name and (best := run.result.get("best_file")):
+        if stem in (run.name, "best_model") and (best := run.result.get("best_file")):
             return folder_of(workspace, run.name) / str(best)
     raise Missing(f"There is no trained stage {name}.", "See: everlearn models stages")
 
@@ -54,7 +54,9 @@ def list_stages(workspace: Workspace) -> list[dict[str, Any]]:
                     loss, accuracy = ("val_loss", "val_accuracy") if best else ("last_loss", "last_accuracy")
                     found.append({
                         "model": f"{run.name}/{path.stem}", "run": run.name, "stage": one["number"],
-                        "name": one["name"], "best": best, "val_loss": one[loss], "val_accuracy": one[accuracy],
+                        "name": one["name"], "best": best,
+                        "kept": best and one["number"] == run.result.get("kept"),
+                        "val_loss": one[loss], "val_accuracy": one[accuracy],
                         "seconds": one["seconds"], "version": run.version if best and one["kept"] else None,
                         "path": str(path.relative_to(workspace.root)),
                     })  # fmt: skip

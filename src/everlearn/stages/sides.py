@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from everlearn.catalog import snapshots
+from everlearn.catalog import samples, snapshots
 from everlearn.errors import BadInput, TooFew
 from everlearn.naming import is_class
 from everlearn.types import SILENT
@@ -50,13 +50,23 @@ def of(workspace: Workspace, snapshot: Snapshot, progress: Progress = SILENT) ->
         raise TooFew(f"{len(train)} labelled images are on the training side.", "Collect and label more.")
     if not validation:
         raise TooFew(
-            f"None of {len(usable)} labelled images fell on the validation side, which chooses the best epoch.",
-            f"Collect more, or raise dataset.validation (it is {workspace.config.dataset.validation:g}).",
+            f"None of {len(usable)} labelled images ({_groups(workspace, usable)} groups) fell on the validation side, "
+            "which chooses the best epoch. Images of one group, such as one camera's of five minutes, stay together.",
+            f"Collect more groups, or raise dataset.validation (it is {workspace.config.dataset.validation:g}); where "
+            "images are independent, set dataset.group_minutes: 0 before they are collected.",
         )
     classes = () if numbers else tuple(sorted({one.label for one in (*train, *validation)}))
     if not numbers:
         _warn(classes, train, progress)
+        unseen = sorted({one.label for one in usable} - set(classes))
+        if unseen:
+            progress.say(f"The network will not know what has images on the test side alone: {', '.join(unseen[:10])}.")
     return Sides(train, validation, classes, numbers)
+
+
+def _groups(workspace: Workspace, members: Sequence[Member]) -> int:
+    with workspace.catalog.read() as tx:
+        return len({one.group_key for one in samples.some(tx, [one.id for one in members]).values()})
 
 
 def _warn(classes: Sequence[str], train: Sequence[Member], progress: Progress) -> None:

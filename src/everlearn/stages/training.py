@@ -232,7 +232,7 @@ def _fingerprint(workspace: Workspace, run: str) -> dict[str, Any]:
 def check_something_came(folder: Path, done: Sequence[Trained], begin: Mapping[str, Any] | None) -> None:
     """Raises BadConfig where no weights are worth keeping: every loss became no number, and none were there before."""
     if begin is None and not any(one.kept for one in done):
-        (folder / "last.pt").unlink(missing_ok=True)  # there is nothing to go on with
+        jobs.tidy(folder)  # there is nothing to go on with
         told = ", ".join(f"{one.name} ({one.stopped})" for one in done)
         raise BadConfig(
             f"No stage came to a network: {told}.", "Lower stages.*.optimizer.learning_rate, or set stages.*.clip=1."

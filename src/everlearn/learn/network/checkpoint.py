@@ -32,7 +32,12 @@ def load(path: Path) -> dict[str, Any]:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise Missing(f"There is no {path}.", "See: everlearn models") from None
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError:
+        raise Corrupt(
+            f"{path} holds more than tensors and plain values, or is damaged. It was not opened.",
+            "Do not trust it; a stage that Everlearn trained holds nothing else.",
+        ) from None
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise Corrupt(f"{path} cannot be read: {said[0][:200]}", "Is it a stage that Everlearn trained?") from None
     if not isinstance(found, dict):

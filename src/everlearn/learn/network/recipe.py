@@ -173,6 +173,17 @@ class Recipe(Section):
         return self.model_copy(update={"stages": stages, "improvement_threshold": -1.0})
 
 
+class _Strict(yaml.SafeLoader):
+    """A key that stands twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {name} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def shipped() -> list[str]:
     """Names of the recipes that come with Everlearn."""
     return sorted(one.name.removesuffix(".yaml") for one in folder().iterdir() if one.name.endswith(".yaml"))
@@ -195,11 +206,11 @@ def load(recipe: Recipe | str | Path | Mapping[str, Any]) -> Recipe:
         except (OSError, UnicodeDecodeError) as error:
             raise BadConfig(f"{path} cannot be read: {error}.", "It must be a UTF-8 text file.") from None
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, _Strict)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, RecursionError) as error:
         raise BadConfig(f"{where} is not YAML: {' '.join(str(error).split())}.", "Mend that line.") from None
     if not isinstance(values, dict):
-        raise BadConfig(f"{where} holds no settings.", "Begin with `name:` and `stages:`; see docs/training.md.")
+        raise BadConfig(f"{where} holds no settings.", "Begin with `name:` and `stages:`; see docs/recipes.md.")
     return _checked(values, where)
 
 
@@ -230,6 +241,8 @@ def _set(values: Any, path: Sequence[str], value: Any, whole: str) -> None:
             values[place] = value
         else:
             known = ", ".join(values) if isinstance(values, dict) else "the stages' names"
+            if len(whole.split(".")) <= 2:
+                known += f"; of a stage, write stages.*.{whole}"
             raise BadConfig(f"A recipe has no field {whole}.", f"There: {known}.")
 
 
@@ -253,7 +266,7 @@ def _checked(values: Mapping[str, Any], where: str) -> Recipe:
         key = ".".join(str(part) for part in first["loc"]) or "it"
         raise BadConfig(
             f"{where}: {key}: {first['msg']} (it says {reprlib.repr(first.get('input')):.80}).",
-            "See docs/training.md for each field.",
+            "Each field: docs/recipes.md.",
         ) from None
 
 

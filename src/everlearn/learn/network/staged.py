@@ -146,7 +146,7 @@ def train(
             found = _stage(job, network, data, validation, stage, number, augmenters, run, watch, method, state, keep)
             state.add(number, stage, found, run)
             faults.point("train.stage")
-            watch.say(_told(state.done[-1], len(job.recipe.stages)))
+            watch.say(_told(state.done[-1], len(job.recipe.stages), "R²" if data.numbers else "accuracy"))
     network.load_state_dict(state.weights)
     if run.first and not job.keep_state:
         (job.folder / LAST).unlink(missing_ok=True)
@@ -239,10 +239,11 @@ def _goes_on(recipe: Recipe, done: list[Trained], watch: Watch) -> bool:
     return False
 
 
-def _told(found: Trained, stages: int) -> str:
-    said = f"Stage {found.number}/{stages} {found.name}: accuracy {found.val_accuracy:.4f}, loss {found.val_loss:.4f}"
-    if found.best_epoch:
-        said += f" (epoch {found.best_epoch} of {len(found.history)})"
+def _told(found: Trained, stages: int, score: str) -> str:
+    if not found.best_epoch:
+        return f"Stage {found.number}/{stages} {found.name}: no epoch was finished; what is kept stays as it was."
+    said = f"Stage {found.number}/{stages} {found.name}: {score} {found.val_accuracy:.4f}, loss {found.val_loss:.4f}"
+    said += f" (epoch {found.best_epoch} of {len(found.history)})"
     if not found.kept:
         said += f"; the weights kept stay those of before ({found.kept_accuracy:.4f})"
     return said + "."
