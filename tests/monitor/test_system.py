@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import subprocess
 import sys
 import threading
@@ -18,8 +19,8 @@ MEGA = 1_000_000
 def test_memory_and_processor_of_this_process_and_its_children_are_seen() -> None:
     with Sampler(every=0.02) as sampler:
         alone = sampler.latest
-        held = bytearray(80 * MEGA)
-        held[::1000] = b"x" * len(held[::1000])
+        held = mmap.mmap(-1, 80 * MEGA)  # pages of its own: a heap may have room of before
+        held.write(b"x" * len(held))
         child = subprocess.Popen(
             [sys.executable, "-c", "held = bytearray(b'x') * 80_000_000; print('there', flush=True)\nwhile True: pass"],
             stdout=subprocess.PIPE,
@@ -41,7 +42,7 @@ def test_memory_and_processor_of_this_process_and_its_children_are_seen() -> Non
     assert found.cpu_peak is not None and 0 < found.cpu_peak <= 1
     assert found.samples == len(sampler._samples) > 6
     assert found.to_json()["memory_peak"] == found.memory_peak
-    del held
+    held.close()
 
 
 def test_a_run_that_is_over_at_once_was_seen() -> None:
