@@ -13,11 +13,13 @@ import typer
 
 from everlearn.cli import craft, data, experiments, features, models, training, tuning, wheel
 from everlearn.cli.console import Answer, Console, as_json
-from everlearn.errors import BadInput, EverlearnError
+from everlearn.errors import BadInput, EverlearnError, NotInstalled
 
 OURS = 70
 _click: Any = sys.modules[typer.BadParameter.__mro__[1].__module__]  # Typer's own copy of click, or click itself
 INTERRUPTED = 130
+EXTRAS = dict.fromkeys(("torch", "torchvision", "timm", "accelerate", "optuna", "onnxscript"), "train")
+"""What an optional part is installed with, where a command comes upon its absence."""
 
 EPILOG = "Exit codes: 0 done, 1 the answer is no, 2 bad input, 70 a fault of Everlearn, 130 interrupted."
 
@@ -108,7 +110,15 @@ def run(arguments: list[str]) -> int:
         sys.stderr.close()
         return 0
     except Exception as error:  # whatever escapes is our fault, and is said to be
-        return _ours(error, wants_json)
+        return _not_installed(error, console) or _ours(error, wants_json)
+
+
+def _not_installed(error: Exception, console: Console) -> int | None:
+    """The exit code where an optional part is what was missing, after saying how it is installed."""
+    extra = EXTRAS.get((error.name or "").partition(".")[0]) if isinstance(error, ModuleNotFoundError) else None
+    if extra is None:
+        return None
+    return console.error(NotInstalled(f"This needs {error.name}.", f'pip install "everlearn[{extra}]"'))  # type: ignore[attr-defined]
 
 
 def _prepare_streams() -> None:
