@@ -51,7 +51,7 @@ def build(workspace: Workspace, scores: Mapping[str, Any] | None = None) -> Snap
         if not members:
             raise TooFew(
                 "No sample is labelled, so there is nothing to build.",
-                "Collect with --labels-from, or: everlearn label",
+                "Collect with --labels-from, then: everlearn validate; or: everlearn label",
             )
         return snapshots.build(tx, members, scores)
 
