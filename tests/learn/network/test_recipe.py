@@ -112,3 +112,21 @@ def test_changes_that_cannot_be(change: str, says: str) -> None:
     with pytest.raises(BadConfig) as error:
         recipes.changed(Recipe(stages=(Stage(name="a"),)), [change])
     assert says in str(error.value)
+
+
+def test_a_key_that_stands_twice_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text("name: twice\nstages:\n  - {name: a, epochs: 1, epochs: 2}\n")
+    with pytest.raises(BadConfig, match="epochs stands twice"):
+        recipes.load(path)
+
+
+def test_a_field_of_a_stage_is_told_where_it_stands() -> None:
+    with pytest.raises(BadConfig, match=r"stages\.\*\.epochs"):
+        recipes.changed(recipes.load("baseline"), ["epochs=3"])
+
+
+def test_a_quick_run_warms_up_in_proportion() -> None:
+    quick = recipes.load("five-stage").quick()
+    assert [stage.epochs for stage in quick.stages] == [1] * 5
+    assert all(stage.schedule.warmup_epochs <= 0.1 for stage in quick.stages)
