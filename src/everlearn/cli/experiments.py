@@ -12,6 +12,14 @@ from everlearn.errors import BadInput
 from everlearn.text import table
 
 Context = typer.Context
+# What a recipe may be asked to have otherwise.
+Network = Annotated[str | None, typer.Option(help="Another network than the recipe's: cnn:width=16.")]
+Size = Annotated[int | None, typer.Option(help="Another side of the images, in pixels.")]
+Epochs = Annotated[int | None, typer.Option(help="Other epochs, in every stage.")]
+Seed = Annotated[int | None, typer.Option(help="Another seed.")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Another value of the recipe, as in `train`.")
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -67,14 +75,11 @@ def ensemble(
     recipe: Annotated[
         str | None, typer.Option("--recipe", "-r", metavar="R", help="Of --bag and --boost; default: baseline.")
     ] = None,
-    network: Annotated[str | None, typer.Option(help="Another network than the recipe's: cnn:width=16.")] = None,
-    size: Annotated[int | None, typer.Option(help="Another side of the images, in pixels.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Other epochs, in every stage.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Another seed.")] = None,
-    change: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Another value of the recipe, as in `train`."),
-    ] = None,
+    network: Network = None,
+    size: Size = None,
+    epochs: Epochs = None,
+    seed: Seed = None,
+    change: Changes = None,
     memory: Annotated[
         bool | None,
         typer.Option(
@@ -139,12 +144,9 @@ def distill(
         bool, typer.Option("--baseline/--no-baseline", help="Train the same student without a teacher, to compare.")
     ] = True,
     size: Annotated[int | None, typer.Option(help="Another side of the student's images, in pixels.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Other epochs, in every stage.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Another seed.")] = None,
-    change: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Another value of the recipe, as in `train`."),
-    ] = None,
+    epochs: Epochs = None,
+    seed: Seed = None,
+    change: Changes = None,
 ) -> Answer:
     """Teach a small network what a large one, or several, say of each image, and register it. Says what the teacher was
     worth to it: the same student alone, distilled, and the teacher, with their size and time for an image."""
@@ -173,14 +175,11 @@ def chain(
     separator: Annotated[str, typer.Option(help="What stands between kind and name in a label.")] = "/",
     recipe: Annotated[str, typer.Option("--recipe", "-r", metavar="R", help="How it is trained.")] = "baseline",
     first_weight: Annotated[float, typer.Option(help="Weight of the loss of the kind; the other's is 1.")] = 1.0,
-    network: Annotated[str | None, typer.Option(help="Another network than the recipe's: cnn:width=16.")] = None,
-    size: Annotated[int | None, typer.Option(help="Another side of the images, in pixels.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Other epochs, in every stage.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Another seed.")] = None,
-    change: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Another value of the recipe, as in `train`."),
-    ] = None,
+    network: Network = None,
+    size: Size = None,
+    epochs: Epochs = None,
+    seed: Seed = None,
+    change: Changes = None,
 ) -> Answer:
     """Train one network for labels in two parts, such as fruit/apple: first which kind, then which one, given the kind;
     both losses together. The version answers whole labels, and its file also says the kind."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from everlearn import track
 from everlearn.errors import BadInput
 from everlearn.learn.live import Moved
 from everlearn.stages import ground, teach, training
@@ -92,7 +93,7 @@ def _trained(
     folder = floor.workspace.root / CHECKPOINTS / run.name
     done = staged.train(
         staged.Job(recipe, folder, about), chained, train, validation.judged, augmenter, run=here,
-        method=Joint(chained, weights), watch=ground.Told(run, floor.progress), force=True,
+        method=Joint(chained, weights), watch=track.Aloud(run, floor.progress), force=True,
     )  # fmt: skip
     training.check_something_came(folder, done, None)
     kept = max((one.number for one in done if one.kept), default=0)

@@ -115,21 +115,10 @@ class Ground:
         data = data if changed is None else changed(data)
         done = staged.train(
             staged.Job(recipe, folder, about), network, data, validation, augmenters or augmenter, run=here,
-            method=method, watch=Told(run, self.progress), force=True,
+            method=method, watch=track.Aloud(run, self.progress), force=True,
         )  # fmt: skip
         kept = max((one.number for one in done if one.kept), default=0)
         return training.Training(run.name, folder, recipe, tuple(done), kept)
-
-
-class Told(track.Follow):
-    """Writes down every epoch, and passes on what is said."""
-
-    def __init__(self, run: track.Run, progress: Progress) -> None:
-        super().__init__(run)
-        self._progress, self._name = progress, run.name
-
-    def say(self, text: str) -> None:
-        self._progress.say(f"{self._name}: {text}")
 
 
 @contextmanager

@@ -107,7 +107,6 @@ def _train(
     goes_on = None if anew else _to_go_on(workspace, kind, fingerprint, resume)
     if goes_on:
         _check_same(workspace, goes_on, fingerprint, force)
-    done_before = _done(workspace, goes_on) if goes_on else []
     if goes_on:
         progress.say(f"Going on with {goes_on}, which was not finished.")
     config = {**fingerprint["recipe"], "from": begun_from}
@@ -119,7 +118,7 @@ def _train(
         folder = folder_of(workspace, following.name)
         # where it goes on as well: the cache of images that rows.npz refers to may have been made anew
         jobs.write(workspace, folder, network, recipe, learned, classes, begin, begun_from, progress, fingerprint)
-        told = track.Follow(following, stages=len(done_before), epochs=sum(len(one.history) for one in done_before))
+        told = track.Follow(following)
         with Sampler() as sampler:
             done = jobs.carried_out(workspace, folder, recipe, (told, watch), progress, force)
             faults.point("train.trained")
@@ -256,16 +255,6 @@ def _begun(workspace: Workspace, run: str) -> dict[str, Any] | None:
 
     path = folder_of(workspace, run) / START
     return checkpoint.load(path) if path.exists() else None
-
-
-def _done(workspace: Workspace, run: str) -> list[Trained]:
-    from everlearn.learn.network import checkpoint
-    from everlearn.learn.network.staged import LAST, Trained
-
-    path = folder_of(workspace, run) / LAST
-    if not path.exists():
-        return []
-    return [Trained.from_json(one) for one in checkpoint.load(path).get("done", [])]
 
 
 def summary(result: Training) -> dict[str, Any]:

@@ -100,7 +100,7 @@ class RecipeWay:
         job = staged.Job(recipe, folder, about, {"recipe": dict(self.config), "learned": self._digest(learned)})
         data, validation = (self._data(rows, target) for rows in (learn, choose))
         done = staged.train(
-            job, network, data, validation, augmenter, run=here, watch=_Follow(run, self.progress), force=True
+            job, network, data, validation, augmenter, run=here, watch=track.Aloud(run, self.progress), force=True
         )
         score = self._judged(network, test, target, here)
         kept = max((one.number for one in done if one.kept), default=0)
@@ -152,14 +152,3 @@ class RecipeWay:
 
     def _digest(self, rows: Rows) -> str:
         return hashlib.sha256("\n".join(self.pool.members[row].id for row in rows).encode()).hexdigest()
-
-
-class _Follow(track.Follow):
-    """Writes down every epoch, and passes on what is said."""
-
-    def __init__(self, run: track.Run, progress: Progress) -> None:
-        super().__init__(run)
-        self._progress, self._name = progress, run.name
-
-    def say(self, text: str) -> None:
-        self._progress.say(f"{self._name}: {text}")

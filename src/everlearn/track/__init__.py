@@ -25,7 +25,7 @@ from everlearn.workspace import CHECKPOINTS
 
 if TYPE_CHECKING:
     from everlearn.catalog import Database
-    from everlearn.types import Scalar, Tracker
+    from everlearn.types import Progress, Scalar, Tracker
     from everlearn.workspace import Workspace
 
 LOGS = "training_logs"
@@ -300,3 +300,14 @@ class Follow:
 
     def say(self, text: str) -> None:
         pass
+
+
+class Aloud(Follow):
+    """Passes on what is said as well, under the run's name: one of several trainings of an experiment."""
+
+    def __init__(self, run: Run, progress: Progress) -> None:
+        super().__init__(run)
+        self._progress = progress
+
+    def say(self, text: str) -> None:
+        self._progress.say(f"{self._run.name}: {text}")

@@ -14,7 +14,6 @@ epoch, is the second task.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
@@ -24,13 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from everlearn.errors import BadInput
+from everlearn.learn.network.continual.method import LossAlone
 from everlearn.learn.network.loading import Data, in_turn
 from everlearn.learn.network.losses import Criterion
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from everlearn.learn.network.continual.method import Replayed
 
 
 class Backbone(Protocol):
@@ -125,7 +123,7 @@ class Both(Data):
         return Data(self.inputs, self.targets, self.classes, self.rows)
 
 
-class Joint:
+class Joint(LossAlone):
     """A `Method`: the loss of both tasks, on `Both` data. weights: of the first and of the second."""
 
     def __init__(self, network: Chained, weights: tuple[float, float] = (1.0, 1.0)) -> None:
@@ -133,27 +131,12 @@ class Joint:
             raise BadInput(f"weights are {weights}.", "None below 0, and not both 0.")
         self.network, self.weights = network, weights
 
-    def before(self, network: nn.Module, data: Data) -> None:
-        pass
-
-    def replay(self, count: int, turn: int) -> Replayed | None:
-        return None
-
     def loss(self, images: Tensor, targets: Tensor, logits: Tensor, new: int, criterion: Criterion) -> Tensor:
         columns = logits.shape[1]
         second, first = targets[:, :columns], targets[:, columns:]
         numbers = columns == 1
         one = functional.cross_entropy(self.network.said().float(), first)
         return self.weights[0] * one + self.weights[1] * criterion(logits, second[:, 0] if numbers else second)
-
-    def after(self, network: nn.Module, data: Data, keys: Sequence[str] | None = None) -> None:
-        pass
-
-    def state(self) -> Mapping[str, Tensor]:
-        return {}
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        pass
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ gradients of both parts in proportion whatever T is. What the teacher says comes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from everlearn.errors import BadInput
+from everlearn.learn.network.continual.method import LossAlone
 from everlearn.learn.network.loading import Data
 from everlearn.learn.network.losses import Criterion
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from everlearn.learn.network.continual.method import Replayed
     from everlearn.learn.network.loading import Augmenter
     from everlearn.learn.network.recipe import Augmentation
 
@@ -69,7 +69,7 @@ def told(data: Data, said: NDArray[np.floating]) -> Told:
     return Told(data.inputs, data.targets, data.classes, data.rows, np.ascontiguousarray(said, np.float32))
 
 
-class Distil:
+class Distil(LossAlone):
     """A `Method`: the loss above, on `Told` data. Nothing is replayed, and nothing is kept between experiences.
 
     temperature: T; alpha: the share of the teacher, 0 to 1. teacher: is asked in each step of a stage that augments;
@@ -98,27 +98,12 @@ class Distil:
 
         return made
 
-    def before(self, network: nn.Module, data: Data) -> None:
-        pass
-
-    def replay(self, count: int, turn: int) -> Replayed | None:
-        return None
-
     def loss(self, images: Tensor, targets: Tensor, logits: Tensor, new: int, criterion: Criterion) -> Tensor:
         columns = logits.shape[1]
         targets, said = targets[:, :columns], targets[:, columns:]  # the label's shares, what the teacher says
         if self.teacher is not None and self.changed:
             said = known(self.teacher(images), targets, self._knows)
         return self.alpha * softened(said, logits, self.temperature) + (1 - self.alpha) * criterion(logits, targets)
-
-    def after(self, network: nn.Module, data: Data, keys: Sequence[str] | None = None) -> None:
-        pass
-
-    def state(self) -> Mapping[str, Tensor]:
-        return {}
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        pass
 
 
 def softened(said: Tensor, logits: Tensor, temperature: float) -> Tensor:

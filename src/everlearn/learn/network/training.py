@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -59,7 +58,6 @@ class Training:
         self.best_weights = _copy(network)
         self.snapshots: list[Weights] = []
         self._sums = torch.zeros(3, dtype=torch.float64)  # loss, right, images of this epoch
-        self._clock = time.monotonic()
         watch.begin(stage, {**self.facts(), **(place or {})})
 
     def facts(self) -> dict[str, Any]:

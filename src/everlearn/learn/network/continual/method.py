@@ -64,6 +64,25 @@ def shown(data: Data, rows: NDArray[np.int64] | None = None) -> NDArray[Any]:
     return data.inputs if rows is None else data.inputs[rows]
 
 
+class LossAlone:
+    """The half of a method that has nothing to do with the past: what only changes the loss derives from it."""
+
+    def before(self, network: nn.Module, data: Data) -> None:
+        pass
+
+    def replay(self, count: int, turn: int) -> Replayed | None:
+        return None
+
+    def after(self, network: nn.Module, data: Data, keys: Sequence[str] | None = None) -> None:
+        pass
+
+    def state(self) -> Mapping[str, Tensor]:
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        pass
+
+
 def pixels(inputs: NDArray[Any], device: torch.device | str = "cpu") -> Tensor:
     """(N, S, S, 3) uint8 -> (N, 3, S, S) float32 in 0..1, as a network takes them; (N, D) rows stay as they are."""
     rows = torch.from_numpy(np.ascontiguousarray(inputs)).to(device)
