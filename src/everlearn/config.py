@@ -171,11 +171,13 @@ class Learn(Section):
 
     learner: str = Field(
         "exact",
-        pattern=r"^(exact|staged(:\S+)?|river:\S+|ensemble:\S.*)$",
+        pattern=r"^(exact|staged(:\S+)?|river:\S+|ensemble:\S.*|yolo(:\S.*)?|onnx:\S.*)$",
         description="What learns: exact, the exact memory; ensemble:SPEC + SPEC, memories over these backbones beside "
         "the workspace's own, combined; or a River estimator by name, such as "
         "river:preprocessing.StandardScaler|linear_model.SoftmaxRegression or river:forest.ARFClassifier?n_models=5; "
-        "staged:RECIPE, a network trained in stages by a recipe, five-stage where none is named.",
+        "staged:RECIPE, a network trained in stages by a recipe, five-stage where none is named. For `detect`: "
+        "yolo:SPEC, an Ultralytics network by its YAML's name or from a .pt file, yolo:yolo11n.yaml where none is "
+        "named; or onnx:FILE, a detector as it is.",
     )
     dimensions: int | None = Field(
         None, ge=16, le=16384, description="Width of the memory's features; empty: the backbone's own default."
@@ -192,6 +194,54 @@ class Learn(Section):
         description="Share of strangers that may be taken for a class, such as 0.01: whatever is no more like a class "
         "than they are is answered `unknown`, and the label `unknown` is no class. Empty: each answer is a class.",
     )
+
+
+class Detect(Section):
+    """The detector, where the task is `detect`."""
+
+    size: int = Field(
+        640, ge=32, le=4096, multiple_of=32, description="Side of the square that the detector looks at, in pixels."
+    )
+    epochs: int = Field(100, ge=1, description="Most epochs of one training.")
+    patience: int = Field(20, ge=1, description="Epochs without a better mAP on the validation side before it stops.")
+    batch: int = Field(16, ge=1, description="Images of one step.")
+    seed: int = Field(0, ge=0, description="What is drawn while training follows from it.")
+    options: list[str] = Field(
+        default_factory=list,
+        description="Further settings of Ultralytics' training, as NAME=VALUE: lr0=0.005, mosaic=0.5.",
+    )
+    distil: float = Field(
+        1.0,
+        ge=0,
+        description="Weight of what the champion would answer, where a training goes on from it: keeps old classes.",
+    )
+    teachers: list[str] = Field(
+        default_factory=list,
+        description="Detectors beside the champion that propose boxes on what nobody has labelled: onnx:FILE, "
+        "yolo:FILE.pt, VERSION.",
+    )
+    trust: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Confidence from which a teacher's boxes are taken while too few reviewed images exist to prove a "
+        "threshold; empty: until then everything goes to review.",
+    )
+    audit: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Share of unlabelled images, drawn by hash, that a person is asked about however sure the models "
+        "are: what the precision of automatic labels is proved on.",
+    )
+
+    @field_validator("options")
+    @classmethod
+    def _assignments(cls, value: list[str]) -> list[str]:
+        for one in value:
+            if not re.fullmatch(r"[a-z_0-9]+=.+", one):
+                raise ValueError(f"{one!r} is not NAME=VALUE")
+        return value
 
 
 class Engine(Section):
@@ -220,6 +270,8 @@ class Gates(Section):
     precision: float | None = Field(0.90, description="Least macro precision.")
     recall: float | None = Field(0.85, description="Least macro recall.")
     f1: float | None = Field(0.87, description="Least macro F1.")
+    map50: float | None = Field(0.8, description="Least mAP at an overlap of 0.5, for `detect`.")
+    map50_95: float | None = Field(None, description="Least mAP over overlaps of 0.5 to 0.95, for `detect`.")
     mae: float | None = Field(None, description="Largest mean absolute error, for `regress`.")
     r2: float | None = Field(0.5, description="Least R² for `regress`.")
     training_hours: float | None = Field(2.0, description="Longest training, in hours.")
@@ -284,7 +336,9 @@ class Log(Section):
 class Config(Section):
     """One Everlearn workspace."""
 
-    task: Literal["classify", "regress"] = Field("classify", description="What the model does: classify or regress.")
+    task: Literal["classify", "regress", "detect"] = Field(
+        "classify", description="What the model does: classify, regress or detect."
+    )
     backbone: str = Field(
         "patches",
         description="Where features come from: patches (no download), onnx:FILE, timm:NAME, torchvision:NAME, "
@@ -300,17 +354,35 @@ class Config(Section):
     dataset: Dataset = Field(default_factory=Dataset)
     augment: Augment = Field(default_factory=Augment)
     learn: Learn = Field(default_factory=Learn)
+    detect: Detect = Field(default_factory=Detect)
     engine: Engine = Field(default_factory=Engine)
     gates: Gates = Field(default_factory=Gates)
     watch: Watch = Field(default_factory=Watch)
     track: Track = Field(default_factory=Track)
     log: Log = Field(default_factory=Log)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _detector_by_default(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("task") == "detect":
+            learn = values.get("learn")
+            if learn is None or (isinstance(learn, dict) and learn.get("learner") is None):
+                return {**values, "learn": {**(learn or {}), "learner": "yolo"}}
+        return values
+
+    @model_validator(mode="after")
+    def _learner_for_task(self) -> Config:
+        detects = self.learn.learner.partition(":")[0] in ("yolo", "onnx")
+        if detects != (self.task == "detect"):
+            right = "yolo or onnx:FILE" if self.task == "detect" else "exact"
+            raise ValueError(f"learn.learner {self.learn.learner} is not for task {self.task}; set it to {right}")
+        return self
+
     @model_validator(mode="after")
     def _can_be_unknown(self) -> Config:
         if self.task == "regress" and self.learn.unknown is not None:
             raise ValueError(f"learn.unknown {self.learn.unknown} is for classes, and task regress has none")
-        if self.learn.learner != "exact" and self.learn.unknown is not None:
+        if self.learn.learner != "exact" and self.task != "detect" and self.learn.unknown is not None:
             raise ValueError(f"learn.unknown {self.learn.unknown} needs learn.learner exact, not {self.learn.learner}")
         return self
 

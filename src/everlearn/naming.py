@@ -1,6 +1,7 @@
 """File names (DESIGN section 5): a rendering of the catalog's row, safe on every file system and as an S3 key.
 
     data    {label}_{YYYYMMDD}_{HHMMSS}_{source}[_{suffix}].{ext}    person001_20250704_133022_camera.jpg
+            unlabelled_… before it has a label, scene_… where its label is boxes
     model   model_v{major}.{minor}_{YYYYMMDD}.onnx
     log     training_{experiment}_{YYYYMMDD}.json
 
@@ -20,7 +21,7 @@ from functools import lru_cache
 
 from everlearn.errors import BadInput
 
-UNLABELLED = "unlabelled"
+UNLABELLED, SCENE = "unlabelled", "scene"
 LONGEST_LABEL = 120
 """Bytes an escaped label may take, so that the whole name stays below the 255 bytes that file systems allow."""
 LONGEST_SOURCE = 48
@@ -29,6 +30,9 @@ UNKNOWN = "unknown"
 """The answer "nobody and nothing that I know", where `learn.unknown` asks for it; there it is no class."""
 _NOT = " not "
 """Begins the label of a negative. No class can be called so: a label that was cleaned has no blank before it."""
+
+_SCENE = " scene "
+"""Begins the label of a whole image with its boxes, which ends in the scene's digest: see `catalog.scenes`."""
 
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
 _NO_UNDERSCORE = _PLAIN - {"_"}  # of source and suffix, so that a name is read from its right end without doubt
@@ -73,6 +77,22 @@ def denial(label: str) -> str:
 def denied(label: str | None) -> str | None:
     """What a negative is known not to be; None for the name of a class."""
     return label[len(_NOT) :] if label is not None and label.startswith(_NOT) else None
+
+
+def scene_label(digest: str) -> str:
+    """The label of a sample that is a scene."""
+    return _SCENE + digest
+
+
+def is_scene(label: str | None) -> bool:
+    """Whether a label stands for a whole image with its boxes."""
+    return label is not None and label.startswith(_SCENE)
+
+
+def coarse(label: str) -> str:
+    """What a detector learns of a box's label: the part before the first `/`. The whole is what is told apart on the
+    crop: `person/courier` is a person to the detector."""
+    return label.partition("/")[0].strip() or label
 
 
 def is_class(label: str, open_set: bool = False) -> bool:
@@ -155,7 +175,8 @@ def render_name(label: str | None, when: datetime, source: str, ext: str, suffix
     ending = ext.removeprefix(".").lower()
     if not _EXT.fullmatch(ending):
         raise BadInput(f"The file ending {ext!r} cannot be used.", "Use 1 to 8 letters and digits, such as jpg.")
-    parts = [UNLABELLED if label is None else _fit(label, LONGEST_LABEL, _PLAIN), _day(when), _clock(when)]
+    shown = UNLABELLED if label is None else SCENE if is_scene(label) else _fit(label, LONGEST_LABEL, _PLAIN)
+    parts = [shown, _day(when), _clock(when)]
     parts.append(_fit(source, LONGEST_SOURCE, _NO_UNDERSCORE))
     if suffix is not None:
         parts.append(_fit(suffix, LONGEST_SOURCE, _NO_UNDERSCORE))

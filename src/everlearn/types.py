@@ -28,7 +28,9 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Status = Literal["new", "validated", "quarantined", "queued", "labelled", "learned", "forgotten"]
 STATUSES: tuple[Status, ...] = ("new", "validated", "quarantined", "queued", "labelled", "learned", "forgotten")
 TimeFrom = Literal["exif", "name", "video", "file"]
-LabelBy = Literal["folder", "filename", "csv", "yolo", "coco", "voc", "option", "auto", "person", "feedback", "parent"]
+LabelBy = Literal[
+    "folder", "filename", "csv", "yolo", "coco", "voc", "labelstudio", "option", "auto", "person", "feedback", "parent"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,18 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True)
+class Scene:
+    """What is known of a whole image: the label of a sample where the task is `detect`.
+
+    about: the classes that were looked for, so that an absent box of one of them means absence; None: not said, and
+    then they are those that occur in what came from the same source.
+    """
+
+    boxes: tuple[Box, ...]
+    about: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """One thing a source offers, before anything was read of it but its name.
 
@@ -51,7 +65,9 @@ class Found:
     name: the file's own name, with its ending.
     read: gives the bytes; called at most once. An OSError or BadInput from it refuses this one thing.
     label, boxes, camera, group, captured_at: what the source says of it; None where it says nothing.
+    about: the classes that its data set declares, see `Scene`.
     size, modified: in bytes and in seconds since 1970, to recognise an unchanged file without reading it; -1 unknown.
+    etag: an object's own mark of its content, which tells more than its time.
     """
 
     uri: str
@@ -62,10 +78,12 @@ class Found:
     label: str | None = None
     label_by: LabelBy | None = None
     boxes: tuple[Box, ...] | None = None
+    about: tuple[str, ...] | None = None
     captured_at: datetime | None = None
     time_from: TimeFrom | None = None
     camera: str | None = None
     group: str | None = None
+    etag: str | None = None
 
 
 class Read(Protocol):

@@ -28,7 +28,7 @@ from everlearn.types import LabelBy, SampleId
 CONFLICT = "conflict"
 REPORTED = "reported"
 PEOPLE = ("person", "feedback")
-FILES = ("folder", "filename", "csv", "yolo", "coco", "voc", "option", "parent")
+FILES = ("folder", "filename", "csv", "yolo", "coco", "voc", "labelstudio", "option", "parent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,8 @@ class Settled:
 def cleaned(text: str, config: Config) -> str:
     """The label as it is kept: clean text; for `regress` the number on the target's step, written one way. Raises
     BadInput."""
+    if config.task == "detect":
+        raise BadInput(f"{text!r} is a class, and this workspace labels images by their boxes.", "everlearn review")
     if config.task != "regress":
         return clean_label(text)
     target = config.learn.target
@@ -73,6 +75,8 @@ def cleaned(text: str, config: Config) -> str:
 
 def denying(label: str, config: Config) -> str:
     """The label of a negative, "this is not LABEL", as it is kept. Raises BadInput."""
+    if config.task == "detect":
+        raise BadInput(f"An image of boxes cannot be denied: {label}.", "Draw the right boxes: everlearn review")
     if config.task == "regress":
         raise BadInput(f"A number cannot be denied: {label}.", "Give the right number as the label.")
     return denial(clean_label(label))

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from everlearn.catalog import samples
+from everlearn.catalog import samples, scenes
 from everlearn.catalog.tables import member, now, sample, snapshot
 from everlearn.errors import Missing
 from everlearn.naming import is_class
@@ -88,7 +88,7 @@ def build(tx: Connection, wanted: Iterable[Member], scores: Mapping[str, Any] | 
         "digest": mark,
         "created_at": now(),
         "samples": len(goal),
-        "classes": sorted({one.label for one in goal if is_class(one.label)}),
+        "classes": scenes.classes(tx, {one.label for one in goal if is_class(one.label)}),
         "splits": {side: sum(one.split == side for one in goal) for side in SPLITS},
         "scores": dict(scores) if scores else None,
         "reduced": 0,

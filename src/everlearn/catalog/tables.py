@@ -99,6 +99,7 @@ sighting = Table(  # every place a sample was seen at: recognises unchanged file
     Column("uri", Text, primary_key=True),
     Column("size", BigInteger, nullable=False),
     Column("modified", Float, nullable=False),
+    Column("etag", Text),  # of an object in a bucket: the mark of its content
     _sample_id(nullable=False, index=True),
 )
 
@@ -114,6 +115,43 @@ label_event = Table(  # who or what said which label; never changed but for `rev
     Column("version", String(16)),
     Column("at", DateTime, nullable=False),
     Column("revoked", Boolean, nullable=False),
+)
+
+scene = Table(  # what is known of whole images, by content: the label of a sample where the task is `detect`
+    "scene",
+    metadata,
+    Column("id", String(32), primary_key=True),  # scene-…, a digest of the rest
+    Column("boxes", _json, nullable=False),  # [[label, x, y, width, height], …] in steps of scenes.GRID
+    Column("about", _json),  # the classes that were looked for; None: not said
+)
+
+proposal = Table(  # the boxes that a model would draw, for the person who is asked
+    "proposal",
+    metadata,
+    _sample_id(primary_key=True),
+    Column("boxes", _json, nullable=False),  # as in `scene`, and the confidence
+    Column("by", Text, nullable=False),  # the models
+    Column("at", DateTime, nullable=False),
+)
+
+lease = Table(  # who is looking at an image of the queue, so that nobody else is given it
+    "lease",
+    metadata,
+    _sample_id(primary_key=True),
+    Column("who", Text, nullable=False),
+    Column("until", DateTime, nullable=False),
+)
+
+token = Table(  # who may come in by the network, and as what
+    "token",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("mark", String(64), nullable=False, unique=True),  # SHA-256 of the secret, which is kept nowhere
+    Column("made_at", DateTime, nullable=False),
+    Column("used_at", DateTime),
+    Column("revoked_at", DateTime),
 )
 
 snapshot = Table(

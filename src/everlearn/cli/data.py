@@ -32,6 +32,7 @@ class LabelsFrom(StrEnum):
 class TaskName(StrEnum):
     classify = "classify"
     regress = "regress"
+    detect = "detect"
 
 
 class Format(StrEnum):

@@ -89,7 +89,7 @@ class CocoSource:
         if isinstance(found, Refused):
             return found
         label = only_class(boxes)
-        return replace(found, boxes=tuple(boxes), label=label, label_by="coco" if label is not None else None)
+        return replace(found, boxes=tuple(boxes), label=label, label_by="coco")
 
     def _bases(self, file: Path) -> list[Path]:
         """Where an annotation file's images may lie; `instances_train2017.json` speaks of those in `train2017`."""

@@ -14,13 +14,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from everlearn import faults, image
-from everlearn.catalog import labels, samples, turns
+from everlearn.catalog import labels, samples, scenes, turns
 from everlearn.catalog.samples import Sample, id_of
 from everlearn.catalog.tables import now
 from everlearn.collect.moment import group_of, when_and_camera
 from everlearn.errors import BadInput, EverlearnError
 from everlearn.files import change, new_keys
-from everlearn.types import Found, Refused, SampleId
+from everlearn.naming import is_scene
+from everlearn.types import Found, Refused, SampleId, Scene
 
 if TYPE_CHECKING:
     from everlearn.collect.options import Source
@@ -118,6 +119,8 @@ def _take(workspace: Workspace, name: str, read: Sequence[_Read], result: Collec
             for one in (*first.values(), *told)
             if one.found.label is not None
         ]
+        scenes.keep(changed.tx, [Scene(o.found.boxes, o.found.about) for o in (*first.values(), *told)
+                                 if is_scene(o.found.label) and o.found.boxes is not None])  # fmt: skip
         said = labels.say(changed.tx, words)
         changed.refile(merged.union(said))
         samples.sight(
@@ -152,8 +155,7 @@ def _read(
     for offered in batch:
         found = offered
         try:
-            if found.label is not None:
-                found = replace(found, label=labels.cleaned(found.label, workspace.config))
+            found = _labelled(workspace, found)
             if found.uri in there:
                 yield _Read(found, there[found.uri], None, True)
                 continue
@@ -166,6 +168,15 @@ def _read(
             result.refuse(Refused(found.uri, f"cannot be read: {error.strerror or error}"))
         else:
             yield _Read(found, id_of(data), data, False)
+
+
+def _labelled(workspace: Workspace, found: Found) -> Found:
+    """With its label as it is kept: where the task is `detect`, the scene that its boxes are. Raises BadInput."""
+    if workspace.config.task != "detect":
+        return found if found.label is None else replace(found, label=labels.cleaned(found.label, workspace.config))
+    if found.boxes is None:
+        return replace(found, label=None, label_by=None)
+    return replace(found, label=scenes.label_of(Scene(found.boxes, found.about)))
 
 
 def _insert(changed: Change, name: str, new: Sequence[_Read]) -> None:

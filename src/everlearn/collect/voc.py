@@ -74,7 +74,7 @@ class VocSource:
         if isinstance(found, Refused):
             return found
         label = only_class(boxes)
-        return replace(found, boxes=tuple(boxes), label=label, label_by="voc" if label is not None else None)
+        return replace(found, boxes=tuple(boxes), label=label, label_by="voc")
 
     def _image_of(self, entry: Entry, tree: Element) -> Entry:
         """By the annotation's own name, which is the convention; else by the `filename` in it. Its `path` is of the

@@ -76,7 +76,7 @@ class YoloSource:
         except OSError as error:
             return refused(entry.path, f"its annotation {text}: {why(error)}")
         label = only_class(boxes)
-        return replace(found, boxes=tuple(boxes), label=label, label_by="yolo" if label is not None else None)
+        return replace(found, boxes=tuple(boxes), label=label, label_by="yolo")
 
     def _line(self, line: str, count: int) -> Box:
         try:

@@ -21,12 +21,12 @@ import sqlalchemy as sa
 
 from everlearn import faults, registry
 from everlearn.augment.make import previews
-from everlearn.catalog import answers, labels, samples, snapshots, turns, versions
+from everlearn.catalog import answers, labels, samples, scenes, snapshots, turns, versions
 from everlearn.catalog.tables import label_event, member, sample, sighting, version
 from everlearn.erasure.certificate import certify
 from everlearn.errors import BadInput, Missing, StoreFault, TooFew
 from everlearn.files import change
-from everlearn.naming import denial
+from everlearn.naming import clean_label, denial
 from everlearn.stages import arrays, care, continual, data, learners, prove, standing, teach, traces
 from everlearn.stages.prove import OF_FILES
 from everlearn.types import SILENT
@@ -128,8 +128,7 @@ def _matching(workspace: Workspace, chosen: Selection) -> list[SampleId]:
     with workspace.catalog.read() as tx:
         where: list[sa.ColumnElement[bool]] = [sa.true()]
         if chosen.label is not None:
-            label = labels.cleaned(chosen.label, workspace.config)
-            names = (label, denial(label))  # what is only known not to be it is held, and named, on its account
+            names = _names(tx, workspace, chosen.label)
             said = sa.select(label_event.c.sample_id).where(
                 label_event.c.label.in_(names), sa.not_(label_event.c.revoked)
             )
@@ -158,6 +157,15 @@ def _came_from(source: str) -> sa.ColumnElement[bool]:
     for mark in "/#":  # what lies in the folder; a frame of the video, a row of the table
         below = sa.or_(below, sighting.c.uri.startswith(place.rstrip("/") + mark, autoescape=True))
     return sa.or_(sample.c.source == source, sample.c.id.in_(sa.select(sighting.c.sample_id).where(below)))
+
+
+def _names(tx: Connection, workspace: Workspace, label: str) -> list[str]:
+    """The labels that name this class: its own; what is only known not to be it, which is held, and named, on its
+    account; and scenes with a box of it."""
+    if workspace.config.task == "detect":
+        return scenes.naming(tx, clean_label(label))
+    text = labels.cleaned(label, workspace.config)
+    return [text, denial(text)]
 
 
 def _named(chosen: Selection) -> list[str]:
@@ -259,6 +267,7 @@ def _erase(workspace: Workspace, ids: Sequence[SampleId], journal: Mapping[str, 
         spare += [one.key for one in there.values()]
         snapshots.forget(tx, ids)
         samples.erase(tx, ids)
+        scenes.clear(tx)
         traces.words(tx, ids)
         places = {row["path"] for row in versions.deployments(tx) if row["version"] in journal["knowing"]}
     spare += [key for key in workspace.store.keys(EVALUATIONS) if key.startswith(f"{EVALUATIONS}/{OF_FILES}")]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from everlearn.catalog import labels, samples
+from everlearn.catalog import labels, samples, scenes
 from everlearn.catalog.tables import who as this_person
 from everlearn.errors import BadInput
 from everlearn.files import change
 
 if TYPE_CHECKING:
     from everlearn.catalog.samples import Sample
-    from everlearn.types import SampleId
+    from everlearn.types import SampleId, Scene
     from everlearn.workspace import Workspace
 
 
@@ -22,6 +22,20 @@ def say(workspace: Workspace, id: str, label: str, who: str | None = None) -> Sa
     with change(workspace) as changed:
         one = _original(samples.get(changed.tx, id))
         labels.say(changed.tx, [labels.Said(one.id, text, "person", who or this_person())])
+        changed.refile([one.id])
+    return one.id
+
+
+def draw(workspace: Workspace, id: str, scene: Scene, who: str | None = None) -> SampleId:
+    """A person's boxes for one sample, and the classes that were looked for; they hold over every other word. Raises
+    BadInput, Missing."""
+    if workspace.config.task != "detect":
+        raise BadInput(f"Boxes are for task detect; this workspace is for {workspace.config.task}.", "Give a label.")
+    with change(workspace) as changed:
+        one = _original(samples.get(changed.tx, id))
+        (label,) = scenes.keep(changed.tx, [scene])
+        labels.say(changed.tx, [labels.Said(one.id, label, "person", who or this_person())])
+        scenes.settle_proposals(changed.tx, [one.id])
         changed.refile([one.id])
     return one.id
 

@@ -163,10 +163,12 @@ def _card_text(card: dict[str, Any]) -> str:
 def deciding(workspace: Workspace) -> dict[str, Any]:
     """The part of the configuration that decides the model."""
     config = workspace.config
+    detecting = {"detect": config.detect.model_dump()} if config.task == "detect" else {}
     return json.loads(  # as the catalog will give it back
         json.dumps(
             {
                 "task": config.task,
+                **detecting,
                 "backbone": config.backbone,
                 "learn": config.learn.model_dump(),
                 "dataset": config.dataset.model_dump(),

@@ -1,0 +1,1 @@
+"""Detectors: what finds boxes in images, behind one protocol (`detector`)."""
