@@ -17,7 +17,8 @@ from alembic.runtime.migration import MigrationContext
 
 from everlearn.catalog import Database, answers, labels, samples, snapshots
 from everlearn.catalog.database import _revisions
-from everlearn.catalog.tables import metadata
+from everlearn.catalog.samples import Place
+from everlearn.catalog.tables import metadata, sighting
 from everlearn.errors import BadConfig, Corrupt, EverlearnError, NotInstalled, StoreFault
 from everlearn.types import Member
 from tests.catalog.rows import id_of, row
@@ -61,7 +62,7 @@ def test_an_old_catalog_is_brought_up_to_date_with_all_that_is_in_it(url: str) -
     with database.write() as tx:
         samples.add(tx, [kept, row("child", parent_id=kept.id)])
         labels.say(tx, [labels.Said(kept.id, "홍", "folder")])
-        samples.sight(tx, [("/a.jpg", 1, 1.5, kept.id)])
+        tx.execute(sighting.insert(), [{"uri": "/a.jpg", "size": 1, "modified": 1.5, "sample_id": kept.id}])
         taken = snapshots.build(tx, [Member(kept.id, "홍", "train", 2, kept.camera)])
     database.close()
     database = Database(url)
@@ -72,7 +73,7 @@ def test_an_old_catalog_is_brought_up_to_date_with_all_that_is_in_it(url: str) -
         assert samples.get(tx, kept.id) == kept
         assert samples.get(tx, id_of("child")).parent_id == kept.id
         assert [event["label"] for event in labels.history(tx, kept.id)] == ["홍"]
-        assert samples.seen(tx, [("/a.jpg", 1, 1.5)]) == {"/a.jpg": kept.id}
+        assert samples.seen(tx, [Place("/a.jpg", 1, 1.5)]) == {"/a.jpg": kept.id}
         assert snapshots.digest(snapshots.members(tx, 1)) == taken.digest
         answers.report(tx, kept.id, wrong="a", right="b", version="v1.0")  # the new tables are there
         with pytest.raises(sa.exc.IntegrityError):

@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from everlearn.catalog import Database, labels, samples, snapshots
+from everlearn.catalog.samples import Place
 from everlearn.catalog.tables import label_event, member, sample, sighting
 from everlearn.errors import BadInput, Missing
 from everlearn.types import STATUSES, Member
@@ -117,7 +118,7 @@ def test_erasing_takes_everything_that_hangs_on_a_sample(database: Database) -> 
     with database.write() as tx:
         samples.add(tx, [row("parent", quality=1.0), row("other"), row("child", parent_id=id_of("parent"))])
         labels.say(tx, [labels.Said(id_of("parent"), "x", "folder"), labels.Said(id_of("child"), "x", "parent")])
-        samples.sight(tx, [("/a.jpg", 1, 1.0, id_of("parent"))])
+        samples.sight(tx, [(Place("/a.jpg", 1, 1.0), id_of("parent"))])
         snapshots.build(tx, [Member(id_of("parent"), "x", "train", 0)])
         samples.erase(tx, [id_of("parent")])
         assert samples.known(tx, [id_of(name) for name in ("parent", "other", "child")]) == {id_of("other")}
@@ -129,14 +130,31 @@ def test_places_are_recognised_until_they_change(database: Database) -> None:
     modified = 1751628622.123456789
     with database.write() as tx:
         samples.add(tx, [row(1), row(2)])
-        samples.sight(tx, [("/a b'.jpg", 6 << 32, modified, id_of(1)), ("/b.jpg", 2, 2.0, id_of(2))])
+        first, second = Place("/a b'.jpg", 6 << 32, modified), Place("/b.jpg", 2, 2.0)
+        samples.sight(tx, [(first, id_of(1)), (second, id_of(2))])
     with database.read() as tx:
-        asked = [("/a b'.jpg", 6 << 32, modified), ("/b.jpg", 3, 2.0), ("/c.jpg", 1, 1.0), ("/d.jpg", -1, -1.0)]
+        asked = [first, Place("/b.jpg", 3, 2.0), Place("/c.jpg", 1, 1.0), Place("/d.jpg", -1, -1.0)]
         assert samples.seen(tx, asked) == {"/a b'.jpg": id_of(1)}
     with database.write() as tx:
-        samples.sight(tx, [("/b.jpg", 2, 2.0, id_of(1)), ("/b.jpg", 3, 2.0, id_of(2))])
+        samples.sight(tx, [(second, id_of(1)), (Place("/b.jpg", 3, 2.0), id_of(2))])
         assert samples.seen(tx, asked)["/b.jpg"] == id_of(2)
         samples.sight(tx, [])
+
+
+def test_an_object_is_recognised_by_its_etag_whatever_its_time(database: Database) -> None:
+    there = Place("s3://b/a.jpg", 5, 1.0, "one")
+    with database.write() as tx:
+        samples.add(tx, [row(1)])
+        samples.sight(tx, [(there, id_of(1))])
+        assert samples.seen(tx, [there._replace(modified=9.0)]) == {there.uri: id_of(1)}
+        assert samples.seen(tx, [there._replace(etag="two")]) == {}
+        assert samples.seen(tx, [there._replace(size=6)]) == {}
+        assert samples.treated(tx, [there.uri], "tag:a=b") == set()
+        samples.treat(tx, [there.uri], "tag:a=b")
+        assert samples.treated(tx, [there.uri], "tag:a=b") == {there.uri}
+        assert samples.treated(tx, [there.uri], "tag:a=c") == set()
+        samples.sight(tx, [(there._replace(etag="two"), id_of(1))])
+        assert samples.treated(tx, [there.uri], "tag:a=b") == set(), "it holds something else now"
 
 
 def test_a_name_that_is_no_text_is_refused_in_a_line(database: Database) -> None:

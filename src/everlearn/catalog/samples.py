@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -210,25 +210,51 @@ def erase(tx: Connection, ids: Collection[SampleId]) -> None:
 # sightings
 
 
-def seen(tx: Connection, places: Collection[tuple[str, int, float]]) -> dict[str, SampleId]:
-    """Of places (uri, size, modified) those that are known and have not changed since, and the sample there."""
-    wanted = {uri: (size, modified) for uri, size, modified in places if size >= 0}
+class Place(NamedTuple):
+    """Where something was found. etag: an object's mark of its content; it tells more than its time, which goes
+    unread then."""
+
+    uri: str
+    size: int
+    modified: float
+    etag: str | None = None
+
+
+def seen(tx: Connection, places: Collection[Place]) -> dict[str, SampleId]:
+    """Of places those that are known and have not changed since, and the sample there."""
+    wanted = {place.uri: place for place in places if place.size >= 0}
     found: dict[str, SampleId] = {}
     for chunk in chunks(wanted):
         for row in tx.execute(sa.select(sighting).where(sighting.c.uri.in_(chunk))):
-            if (row.size, row.modified) == wanted[row.uri]:
+            now = wanted[row.uri]
+            same = row.modified == now.modified if now.etag is None else row.etag == now.etag
+            if same and row.size == now.size:
                 found[row.uri] = row.sample_id
     return found
 
 
-def sight(tx: Connection, places: Collection[tuple[str, int, float, SampleId]]) -> None:
+def sight(tx: Connection, places: Collection[tuple[Place, SampleId]]) -> None:
     """Remember where samples were seen. A place that now holds something else is written over."""
-    last = {place[0]: place for place in places}
+    last = {place.uri: (place, id) for place, id in places}
     for chunk in chunks(last):
         tx.execute(sighting.delete().where(sighting.c.uri.in_(chunk)))
     if last:
-        keys = ("uri", "size", "modified", "sample_id")
-        tx.execute(sighting.insert(), [dict(zip(keys, place, strict=True)) for place in last.values()])
+        tx.execute(sighting.insert(), [{**place._asdict(), "sample_id": id} for place, id in last.values()])
+
+
+def treated(tx: Connection, uris: Collection[str], after: str) -> set[str]:
+    """Of places those that `collect.after` was carried out on, in these very words."""
+    done = sighting.c.after == after
+    return {
+        row.uri for chunk in chunks(uris)
+        for row in tx.execute(sa.select(sighting.c.uri).where(sighting.c.uri.in_(chunk), done))
+    }  # fmt: skip
+
+
+def treat(tx: Connection, uris: Collection[str], after: str) -> None:
+    """Remember that it was."""
+    for chunk in chunks(uris):
+        tx.execute(sighting.update().where(sighting.c.uri.in_(chunk)).values(after=after))
 
 
 def chunks(values: Collection[Any]) -> Iterator[list[Any]]:

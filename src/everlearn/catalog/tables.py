@@ -100,6 +100,7 @@ sighting = Table(  # every place a sample was seen at: recognises unchanged file
     Column("size", BigInteger, nullable=False),
     Column("modified", Float, nullable=False),
     Column("etag", Text),  # of an object in a bucket: the mark of its content
+    Column("after", Text),  # what was done with the object once it was taken in, as collect.after says it
     _sample_id(nullable=False, index=True),
 )
 

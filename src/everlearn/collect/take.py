@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from everlearn import faults, image
 from everlearn.catalog import labels, samples, scenes, turns
-from everlearn.catalog.samples import Sample, id_of
+from everlearn.catalog.samples import Place, Sample, id_of
 from everlearn.catalog.tables import now
 from everlearn.collect.moment import group_of, when_and_camera
 from everlearn.errors import BadInput, EverlearnError
@@ -123,14 +123,8 @@ def _take(workspace: Workspace, name: str, read: Sequence[_Read], result: Collec
                                  if is_scene(o.found.label) and o.found.boxes is not None])  # fmt: skip
         said = labels.say(changed.tx, words)
         changed.refile(merged.union(said))
-        samples.sight(
-            changed.tx,
-            [
-                (o.found.uri, o.found.size, o.found.modified, o.id)
-                for o in (*first.values(), *again)
-                if o.found.size >= 0
-            ],
-        )
+        new = [one for one in (*first.values(), *again) if one.data is not None and one.found.size >= 0]
+        samples.sight(changed.tx, [(_place(one.found), one.id) for one in new])
         faults.point("collect.before_commit")
     faults.point("collect.committed")
     result.collected += len(first)
@@ -140,13 +134,17 @@ def _take(workspace: Workspace, name: str, read: Sequence[_Read], result: Collec
 def _unchanged(workspace: Workspace, batch: Sequence[Found]) -> dict[str, SampleId]:
     """The files that need not be read again: seen before, and told nothing new of."""
     with workspace.catalog.read() as tx:
-        there = samples.seen(tx, [(one.uri, one.size, one.modified) for one in batch])
+        there = samples.seen(tx, [_place(one) for one in batch])
         rows = samples.some(tx, [there[one.uri] for one in batch if one.uri in there and (one.camera or one.group)])
     for one in batch:
         row = rows.get(there.get(one.uri, ""))
         if row and (one.camera or row.camera, one.group or row.group_key) != (row.camera, row.group_key):
             del there[one.uri]
     return there
+
+
+def _place(found: Found) -> Place:
+    return Place(found.uri, found.size, found.modified, found.etag)
 
 
 def _read(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from everlearn.catalog import samples
+from everlearn.catalog.samples import Place
 from everlearn.catalog.tables import sighting
 from everlearn.collect.files import VIDEO_ENDINGS, Entry, ending, walk
 from everlearn.stages import data, use
@@ -57,7 +58,7 @@ class Watcher:
     def ready(self, offered: Sequence[Found]) -> list[Found]:
         """Those of a source's things that are known, or were whole at the last two looks."""
         with self.workspace.catalog.read() as tx:
-            known = samples.seen(tx, [(one.uri, one.size, one.modified) for one in offered])
+            known = samples.seen(tx, [Place(one.uri, one.size, one.modified, one.etag) for one in offered])
         settled = self._settled | self._offered
         return [one for one in offered if one.uri in known or not settled.isdisjoint(_files_of(one))]
 
@@ -89,7 +90,7 @@ class Watcher:
         stream = iter(files)
         while batch := list(islice(stream, BATCH)):
             with self.workspace.catalog.read() as tx:
-                known = samples.seen(tx, batch)
+                known = samples.seen(tx, [Place(*file) for file in batch])
                 yield from (file for file in batch if file[0] not in known and not _holds_known(tx, file))
 
 

@@ -13,6 +13,7 @@ _JSON = sa.JSON(none_as_null=True)
 
 def upgrade() -> None:
     op.add_column("sighting", sa.Column("etag", sa.Text(), nullable=True))
+    op.add_column("sighting", sa.Column("after", sa.Text(), nullable=True))
     op.create_table(
         "scene",
         sa.Column("id", sa.String(length=32), nullable=False),
@@ -55,4 +56,5 @@ def downgrade() -> None:
     for name in ("token", "lease", "proposal", "scene"):
         op.drop_table(name)
     with op.batch_alter_table("sighting", schema=None) as batch_op:
+        batch_op.drop_column("after")
         batch_op.drop_column("etag")
