@@ -244,6 +244,7 @@ answer = Table(  # predictions kept by `predict --record`
     Column("key", Text, index=True),  # the image, kept for feedback
     Column("label", Text),
     Column("value", Float),
+    Column("boxes", _json),  # of `detect`, as in `proposal`
     Column("confidence", Float, nullable=False),
     Column("camera", Text, nullable=False),
     Column("feedback", String(8)),  # right | wrong | label

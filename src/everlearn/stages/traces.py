@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from everlearn.catalog import samples
+from everlearn.catalog import samples, scenes
 from everlearn.catalog.samples import id_of
 from everlearn.catalog.tables import (
     evaluation,
@@ -99,7 +99,7 @@ def words(tx: Connection, ids: Collection[SampleId]) -> None:
         there = sa.select(member.c.label).where(
             member.c.added <= row.number, sa.or_(member.c.removed.is_(None), member.c.removed > row.number)
         )
-        classes = sorted(set(tx.execute(there.distinct()).scalars()))
+        classes = scenes.classes(tx, set(tx.execute(there.distinct()).scalars()))
         tx.execute(snapshot.update().where(snapshot.c.number == row.number).values(classes=classes))
     for table, key, columns in (
         (turn, turn.c.number, ("summary",)),
@@ -148,7 +148,8 @@ def _vanished(tx: Connection) -> set[str]:
     told = {name for classes in tx.execute(sa.select(snapshot.c.classes).where(snapshot.c.reduced > 0)).scalars()
             for name in classes}  # fmt: skip
     for column in (sample.c.label, label_event.c.label, member.c.label):
-        told -= set(tx.execute(sa.select(column).distinct()).scalars())
+        said = sa.select(column).where(column.is_not(None)).distinct()
+        told -= set(scenes.classes(tx, set(tx.execute(said).scalars())))
     return told
 
 

@@ -12,6 +12,7 @@ _JSON = sa.JSON(none_as_null=True)
 
 
 def upgrade() -> None:
+    op.add_column("answer", sa.Column("boxes", _JSON, nullable=True))
     op.add_column("sighting", sa.Column("etag", sa.Text(), nullable=True))
     op.add_column("sighting", sa.Column("after", sa.Text(), nullable=True))
     op.create_table(
@@ -55,6 +56,8 @@ def upgrade() -> None:
 def downgrade() -> None:
     for name in ("token", "lease", "proposal", "scene"):
         op.drop_table(name)
+    with op.batch_alter_table("answer", schema=None) as batch_op:
+        batch_op.drop_column("boxes")
     with op.batch_alter_table("sighting", schema=None) as batch_op:
         batch_op.drop_column("after")
         batch_op.drop_column("etag")
