@@ -32,7 +32,7 @@ FORMAT = "everlearn 1"
 PROBABILITIES, VALUE = "probabilities", "value"
 TOLERANCE = 1e-3  # of a probability; of a value as a share of its range
 MOST_NAMED = 10  # classes in an answer
-_KEY = "everlearn."  # before the names of our metadata
+KEY = "everlearn."  # before the names of our metadata
 
 
 class Target(Protocol):
@@ -238,7 +238,7 @@ def facts(
         "licence": licence,
         "card": json.dumps(dict(card), default=str, ensure_ascii=False),
     }
-    return {_KEY + name: value for name, value in found.items()}
+    return {KEY + name: value for name, value in found.items()}
 
 
 def write(path: Path, data: bytes) -> None:
@@ -275,19 +275,19 @@ class OnnxModel:
         self._data = source if isinstance(source, bytes) else _read(Path(source))
         self._session = session(self._data, name)
         facts = self._session.get_modelmeta().custom_metadata_map
-        if facts.get(_KEY + "format") != FORMAT:
+        if facts.get(KEY + "format") != FORMAT:
             raise BadInput(f"{name} is not a model that Everlearn exported.", "Give a file that `models export` wrote.")
         if self._session.get_outputs()[0].name not in self.outputs:
             remedy = "Answer there: everlearn -w WORKSPACE predict --model VERSION"
             raise BadInput(f"{name} gives features alone: its learner answers inside its workspace.", remedy)
         try:
-            self.classes = tuple(str(one) for one in json.loads(facts[_KEY + "classes"]))
-            self.open_set = bool(facts.get(_KEY + "open_set"))
-            self.card: dict[str, Any] = json.loads(facts[_KEY + "card"])
-            self.squares = [(int(size), Fit.parse(fit)) for size, fit in json.loads(facts[_KEY + "squares"])]
-            self.batch = max(1, int(facts[_KEY + "batch"]))
-            self.basis_digest, self.licence = facts[_KEY + "basis_digest"], facts[_KEY + "licence"]
-            self.metadata = {key.removeprefix(_KEY): value for key, value in facts.items()}
+            self.classes = tuple(str(one) for one in json.loads(facts[KEY + "classes"]))
+            self.open_set = bool(facts.get(KEY + "open_set"))
+            self.card: dict[str, Any] = json.loads(facts[KEY + "card"])
+            self.squares = [(int(size), Fit.parse(fit)) for size, fit in json.loads(facts[KEY + "squares"])]
+            self.batch = max(1, int(facts[KEY + "batch"]))
+            self.basis_digest, self.licence = facts[KEY + "basis_digest"], facts[KEY + "licence"]
+            self.metadata = {key.removeprefix(KEY): value for key, value in facts.items()}
             if any(not 0 < size <= 4096 for size, _ in self.squares) or self._session.get_inputs()[0].name != INPUT:
                 raise ValueError
         except (KeyError, ValueError, TypeError):

@@ -156,24 +156,31 @@ def read_model(path: Path, name: str) -> tuple[bytes, onnx.ModelProto]:
     if path.stat().st_size > MOST_BYTES:
         raise BadInput(f"{name} is larger than an ONNX file can be.", "Check the file.")
     data = path.read_bytes()
+    return data, whole_model(data, name)
+
+
+def whole_model(data: bytes, name: str) -> onnx.ModelProto:
+    """The model in a file's bytes. Raises BadInput where it is none, or not whole in itself."""
     try:
         model = onnx.load_model_from_string(data)
         onnx.checker.check_model(model)
     except Exception as error:  # protobuf's and the checker's errors share no base class
         reason = (str(error).splitlines() or ["no protobuf"])[0][:200]
         raise BadInput(f"{name} is not an ONNX model: {reason}", "Export it again.") from None
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(model.graph)):
+    graphs = (model.graph, *model.functions)
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for graph in graphs for tensor in _tensors(graph)):
         raise BadInput(
             f"{name} keeps its weights in other files.", "Save it as one file (onnx.save, no external data)."
         )
-    return data, model
+    return model
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """All weights and constants, also of the branches and loops in a graph."""
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
+def _tensors(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.TensorProto]:
+    """All weights and constants, also of the branches and loops in a graph or a function."""
+    if isinstance(graph, onnx.GraphProto):
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
     for node in graph.node:
         for attribute in node.attribute:
             yield from (

@@ -19,6 +19,7 @@ OPSET = 13  # the first with today's ReduceSum, Softmax and Mod: the widest rang
 IR_VERSION = 8
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Graph:
@@ -131,8 +132,8 @@ def threads() -> int:
 
 
 def in_batches(
-    work: Callable[[Sequence[Item]], NDArray[Any]], items: Sequence[Item], size: int, workers: int
-) -> Iterator[NDArray[Any]]:
+    work: Callable[[Sequence[Item]], Result], items: Sequence[Item], size: int, workers: int
+) -> Iterator[Result]:
     """work(items[0:size]), work(items[size:2 size]), …: side by side, results in order."""
     parts = [items[start : start + size] for start in range(0, len(items), size)]
     if len(parts) < 2 or workers < 2:
