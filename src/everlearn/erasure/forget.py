@@ -28,7 +28,7 @@ from everlearn.errors import BadInput, Missing, StoreFault, TooFew
 from everlearn.files import change
 from everlearn.naming import clean_label, denial
 from everlearn.stages import arrays, care, continual, data, learners, prove, standing, teach, traces
-from everlearn.stages.prove import OF_FILES
+from everlearn.stages.reporting import OF_FILES
 from everlearn.types import SILENT
 from everlearn.workspace import EVALUATIONS, SCRATCH, Workspace, read_json, write_whole
 

@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from everlearn import faults, registry
-from everlearn.catalog import answers, samples, snapshots, turns, versions
-from everlearn.catalog.tables import now
+from everlearn.catalog import answers, samples, snapshots, versions
 from everlearn.errors import EverlearnError, Missing, TooFew
 from everlearn.evaluate import compare as comparing
 from everlearn.evaluate import gates
 from everlearn.evaluate.forgetting import forgetting
 from everlearn.evaluate.metrics import (
     Answers,
-    CameraScore,
-    ClassScore,
     Metrics,
     RegressionMetrics,
     classification,
     regression,
 )
 from everlearn.evaluate.open_set import OpenSet, open_set
-from everlearn.evaluate.plots import shrunk
-from everlearn.evaluate.report import ROWS, DataScore, Report, render_html, render_json
 from everlearn.learn.exact.fit_unknown import points
 from everlearn.learn.exact.openset import curve
-from everlearn.learn.features import images
-from everlearn.naming import escape, is_class, render_model_name
+from everlearn.naming import is_class
 from everlearn.stages.answering import Answerer, Named, answerer, named
 from everlearn.stages.checking import checklist
-from everlearn.stages.data import data_gates
-from everlearn.workspace import EVALUATIONS
+from everlearn.stages.reporting import FIGURES, card_of, costs, described, keep, targets
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,20 +34,15 @@ if TYPE_CHECKING:
 
     from everlearn.catalog.versions import Version
     from everlearn.evaluate.compare import Comparison
+    from everlearn.evaluate.detection.metrics import DetectionMetrics
     from everlearn.evaluate.gates import Decision
     from everlearn.types import Member, Prediction, Progress, SampleId, Snapshot
     from everlearn.workspace import Workspace
 
-FIGURES = ("accuracy", "precision", "recall", "f1", "ece", "mae", "mse", "rmse", "r2")
-"""Headline figures of an evaluation; those of another task are null."""
 CLOSE = 0.05
 """A number counts as answered right within this share of the target's range."""
 PAST = 30
 """Earlier versions that forgetting looks back on."""
-NAMED = 12
-"""Images shown for each score of the data."""
-OF_FILES = "file_"
-"""How the names of reports on files begin; no row names them."""
 
 
 @dataclass(slots=True)
@@ -106,6 +92,22 @@ class Test:
     error: NDArray[np.float64] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a model did on the test side, whatever the task. known: the classes it knows; rival: how it stands to the
+    champion; history: of each version up to this one its figure for each class, and `names` of them; counts: what
+    weighs a class there; card: the model's."""
+
+    metrics: Metrics | RegressionMetrics | DetectionMetrics
+    comparison: Comparison | None
+    cases: dict[str, bool]
+    history: list[dict[str, float]]
+    names: list[str]
+    counts: dict[str, int]
+    card: Mapping[str, Any]
+    strangers: OpenSet | None = None
+
+
 def evaluate(workspace: Workspace, model: str | None, progress: Progress) -> Evaluated:
     """Score a model on the newest snapshot's test side. Raises Missing where there is no model, BadInput where there is
     no test image."""
@@ -114,36 +116,34 @@ def evaluate(workspace: Workspace, model: str | None, progress: Progress) -> Eva
     with workspace.catalog.read() as tx:
         champion = versions.champion(tx)
     snapshot, members = sides(workspace)
-    own = answerer(workspace, chosen)
-    test = tested(workspace, own, members, progress)
-    strangers = _unknown(workspace, own, chosen, snapshot, test, progress)
     reigns = champion is not None and chosen.file is None and champion.name == version.name
     rival = None if reigns else champion
-    comparison = None
-    if rival is not None:
-        other = tested(workspace, answerer(workspace, rival), members, progress)
-        comparison = paired(workspace, other, test, _looks(workspace, chosen))
-    cases = _cases(workspace, own, progress)
-    history, names = ([], []) if chosen.file else _history(workspace, version, own.known, test, progress)
-    past = forgetting(history, _images_per_class(members)) if workspace.config.task == "classify" else None
-    figures = {name: figure.value for name, figure in test.metrics.headline().items()}
-    found = gates.judge({**figures, **_costs(version)}, _targets(workspace, version))
-    decision = gates.decide(found, comparison, cases, first=champion is None)
+    if workspace.config.task == "detect":
+        from everlearn.stages.detecting import prove as detecting
+
+        outcome = detecting.outcome(workspace, chosen, rival, members, progress)
+    else:
+        outcome = _outcome(workspace, chosen, rival, snapshot, members, progress)
+    past = forgetting(outcome.history, outcome.counts) if outcome.history else None
+    headline = outcome.metrics.headline()
+    figures = {name: figure.value for name, figure in headline.items()}
+    found = gates.judge({**figures, **costs(version)}, targets(workspace, version))
+    decision = gates.decide(found, outcome.comparison, outcome.cases, first=champion is None)
     if reigns and not gates.failed(found):
         decision = gates.Decision("promote", "champion")
     report = replace(
-        _report(workspace, chosen, own, test.metrics),
+        described(workspace, chosen, outcome.card, outcome.metrics),
         gates=found,
         decision=decision,
         champion=champion.name if champion else None,
-        comparison=comparison,
+        comparison=outcome.comparison,
         forgetting=past,
-        versions=names,
+        versions=outcome.names,
         joint_forgetting=past.forgetting.value
         if past and past.forgetting and version.memory_digest
         else None,  # the exact memory is the joint one
-        regressions=cases,
-        unknown=strangers,
+        regressions=outcome.cases,
+        unknown=outcome.strangers,
     )
     values = {
         "model": chosen.name,
@@ -151,23 +151,40 @@ def evaluate(workspace: Workspace, model: str | None, progress: Progress) -> Eva
         "snapshot": snapshot.digest,
         "images": len(members),
         **{name: figures.get(name) for name in FIGURES},
-        "intervals": {name: [f.low, f.high] for name, f in test.metrics.headline().items()},
+        "intervals": {name: [f.low, f.high] for name, f in headline.items()},
         "forgetting": past.forgetting.value if past and past.forgetting else None,
         "backward_transfer": past.backward_transfer.value if past and past.backward_transfer else None,
-        "classes": _tabled(test.metrics.classes) if isinstance(test.metrics, Metrics) else {},
-        "cameras": _tabled(test.metrics.cameras),
+        **by_part(outcome.metrics),
         "gates": {name: gate.to_json() for name, gate in found.items()},
-        "unknown": strangers.to_json() if strangers else None,
-        "regressions": cases,
-        "comparison": comparison.to_json() if comparison else None,
+        "unknown": outcome.strangers.to_json() if outcome.strangers else None,
+        "regressions": outcome.cases,
+        "comparison": outcome.comparison.to_json() if outcome.comparison else None,
         "decision": decision.to_json(),
         "memory_digest": version.memory_digest,
         "model_digest": version.model_digest,
     }
     if chosen.file is None:
         report = replace(report, checklist=checklist(workspace, values))
-    values["report"] = _keep(workspace, chosen, snapshot, report, values, rival)
+    values["report"] = keep(workspace, chosen, snapshot, report, values, rival)
     return Evaluated(values, decision, not gates.failed(found))
+
+
+def _outcome(
+    workspace: Workspace, chosen: Named, rival: Version | None, snapshot: Snapshot, members: Sequence[Member],
+    progress: Progress,
+) -> Outcome:  # fmt: skip
+    own = answerer(workspace, chosen)
+    test = tested(workspace, own, members, progress)
+    strangers = _unknown(workspace, own, chosen, snapshot, test, progress)
+    comparison = None
+    if rival is not None:
+        other = tested(workspace, answerer(workspace, rival), members, progress)
+        comparison = paired(workspace, other, test, looks(workspace, chosen))
+    history, names = ([], []) if chosen.file else _history(workspace, chosen.version, own.known, test, progress)
+    return Outcome(
+        test.metrics, comparison, _cases(workspace, own, progress), history, names, _images_per_class(members),
+        card_of(workspace, chosen, own), strangers,
+    )  # fmt: skip
 
 
 def test_side(workspace: Workspace) -> list[Member]:
@@ -197,7 +214,7 @@ def _open(workspace: Workspace) -> bool:
     return workspace.config.learn.unknown is not None
 
 
-def _looks(workspace: Workspace, chosen: Named) -> int:
+def looks(workspace: Workspace, chosen: Named) -> int:
     """How many models the test side has judged against a champion, this one among them."""
     with workspace.catalog.read() as tx:
         judged = versions.compared(tx)
@@ -235,7 +252,7 @@ def _unknown(
     taken = table.argmax(axis=1) != len(model.known)
     known = [(one.id, model.known.index(one.label)) for one in test.members if one.label in model.known]
     refused = model.table([id for id, _ in known], progress).argmax(axis=1) == len(model.known)
-    promise = _card(workspace, chosen, model).get("unknown") or {}
+    promise = card_of(workspace, chosen, model).get("unknown") or {}
     impostors, along = _impostors(model, known, strange, progress)
     return open_set(refused, taken, impostors, promise, along)
 
@@ -345,117 +362,3 @@ def _images_per_class(members: Sequence[Member]) -> dict[str, int]:
     for one in members:
         counts[one.label] = counts.get(one.label, 0) + 1
     return counts
-
-
-def _tabled(scores: Sequence[ClassScore | CameraScore]) -> dict[str, Any]:
-    return {one.name: one.to_json() for one in scores}
-
-
-def _targets(workspace: Workspace, version: Version) -> dict[str, float]:
-    settings = workspace.config.gates
-    names = ("mae", "r2") if workspace.config.task == "regress" else ("accuracy", "precision", "recall", "f1")
-    targets = {name: getattr(settings, name) for name in names}
-    if version.metrics is not None:  # of a file it is not known what its training took
-        targets["training_seconds"] = settings.training_hours and settings.training_hours * 3600
-        targets["memory_bytes"] = settings.memory_gb and settings.memory_gb * 1e9
-        trained = ("best_epoch", "gpu_utilisation")  # what has no epochs, or used no GPU, has no gate for it
-        targets |= {name: getattr(settings, name) for name in trained if version.metrics.get(name) is not None}
-    return {name: target for name, target in targets.items() if target is not None}
-
-
-def _costs(version: Version) -> dict[str, float | None]:
-    found = version.metrics or {}
-    renamed = {"training_seconds": "seconds"}
-    costs = ("training_seconds", "memory_bytes", "best_epoch", "gpu_utilisation")
-    return {name: found.get(renamed.get(name, name)) for name in costs}
-
-
-def _report(workspace: Workspace, chosen: Named, own: Answerer, metrics: Metrics | RegressionMetrics) -> Report:
-    """A report with what is known of a model and of the data before anything is decided."""
-    version = chosen.version
-    card = _card(workspace, chosen, own)
-    data, data_gates = _data(workspace)
-    lineage = {
-        "version": version.name, "parent": version.parent, "snapshot": card.get("snapshot"),
-        "memory_digest": version.memory_digest, "model_digest": version.model_digest, "backbone": version.backbone,
-        "licence": version.licence, "learner": version.learner, "head": card.get("head"),
-        "code_version": version.code_version,
-    }  # fmt: skip
-    shown = [one.id for one in metrics.mistakes][:ROWS]
-    shown += [id for score in data for id, _ in score.worst]
-    return Report(
-        model=chosen.name,
-        task=workspace.config.task,
-        created_at=now(),
-        metrics=metrics,
-        data=data,
-        data_gates=data_gates,
-        lineage=lineage,
-        pixels=_pixels(workspace, shown),
-    )
-
-
-def _card(workspace: Workspace, chosen: Named, own: Answerer) -> Mapping[str, Any]:
-    return own.model.card if chosen.file and own.model else registry.card(workspace, chosen.version)
-
-
-def _data(workspace: Workspace) -> tuple[list[DataScore], dict[str, Any]]:
-    """The data set's scores as the newest turn found them."""
-    with workspace.catalog.read() as tx:
-        kept = turns.setting_of(tx, "data_scores") or {}
-        culprits = kept.get("culprits", {})
-        there = samples.some(tx, [id for ids in culprits.values() for id in ids])
-    values = kept.get("scores", {})
-    scores = [
-        DataScore(name, value, tuple((id, there[id].label or "") for id in ids if id in there)[:NAMED])
-        for name, value in values.items()
-        for ids in [culprits.get(name, [])]
-    ]
-    return scores, data_gates(workspace, values)
-
-
-def _pixels(workspace: Workspace, ids: Sequence[SampleId]) -> dict[SampleId, Any]:
-    with workspace.catalog.read() as tx:
-        shown = [one.id for one in samples.some(tx, [id for id in ids if id]).values() if one.kind == "image"]
-    return dict(zip(shown, images(workspace, shown, shrunk), strict=True))
-
-
-def _free(workspace: Workspace, version: Version, key: str) -> str:
-    """A name of its own for each report: that of a candidate stays when it is evaluated again as champion."""
-    with workspace.catalog.read() as tx:
-        taken = {row["report_key"] for row in versions.evaluations(tx, version.name)}
-    number = 1
-    while key in taken:
-        number += 1
-        key = f"{key.removesuffix('.html').partition('-')[0]}-{number}.html"
-    return key
-
-
-def _keep(
-    workspace: Workspace, chosen: Named, snapshot: Snapshot, report: Report, values: Mapping[str, Any],
-    rival: Version | None,
-) -> str:  # fmt: skip
-    """Store the report and the evaluation; returns where the report is. Of a file only the report is kept."""
-    version = chosen.version
-    if chosen.file is not None:
-        key = f"{EVALUATIONS}/{OF_FILES}{escape(chosen.file.stem)[:100]}_{now():%Y%m%d}.html"
-    else:
-        major, minor = (int(part) for part in version.name[1:].split("."))
-        stem = f"{EVALUATIONS}/evaluation_{render_model_name(major, minor, now(), 'html').removeprefix('model_')}"
-        key = _free(workspace, version, stem)
-    texts = {".html": render_html(report), ".ko.html": render_html(report, "ko"), ".json": render_json(report)}
-    for ending, text in texts.items():
-        workspace.store.put(key.removesuffix(".html") + ending, io.BytesIO(text.encode()))
-    faults.point("evaluate.stored")
-    where = workspace.where(key)
-    if chosen.file is not None:
-        return where
-    with workspace.catalog.write() as tx:
-        opponent = rival.name if rival else None
-        versions.evaluated(
-            tx, version.name, {**values, "report": where}, snapshot=snapshot.number, champion=opponent, report_key=key
-        )
-        figures = {name: values[name] for name in FIGURES if values[name] is not None}
-        versions.change(tx, version.name, metrics={**(version.metrics or {}), **figures})
-    faults.point("evaluate.committed")
-    return where

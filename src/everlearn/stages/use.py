@@ -15,7 +15,7 @@ from everlearn.deploy import deploy as copy_to
 from everlearn.errors import BadInput, Missing
 from everlearn.files import change, new_keys
 from everlearn.naming import is_class
-from everlearn.stages import answering, learners, prove
+from everlearn.stages import answering, learners, prove, reporting
 from everlearn.types import SILENT
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _newest(workspace: Workspace, version: Version) -> dict[str, Any] | None:
         done = versions.evaluations(tx, version.name)
     if not done:
         return None
-    names = ("images", *prove.FIGURES, "forgetting", "gates", "decision")
+    names = ("images", *reporting.FIGURES, "forgetting", "gates", "decision")
     return {"at": done[-1]["at"], **{name: done[-1]["result"].get(name) for name in names}}
 
 

@@ -1,0 +1,148 @@
+"""How good a detector is on the test side, how it stands to the champion, and what it has forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from everlearn.catalog import answers, samples, scenes, versions
+from everlearn.evaluate.detection import Seen, compare_detection, detection
+from everlearn.naming import coarse
+from everlearn.stages.detecting import sides
+from everlearn.stages.detecting.answering import detector_of, found_on, opened
+from everlearn.stages.prove import PAST, Outcome, looks
+from everlearn.stages.reporting import card_of
+
+if TYPE_CHECKING:
+    from everlearn.catalog.versions import Version
+    from everlearn.evaluate.compare import Comparison
+    from everlearn.evaluate.detection import DetectionMetrics
+    from everlearn.model.detecting.detector import Detector
+    from everlearn.stages.answering import Named
+    from everlearn.stages.detecting.sides import Labelled
+    from everlearn.types import Box, Member, Progress
+    from everlearn.workspace import Workspace
+
+OVERLAP = 0.5
+"""IoU from which a reported mistake counts as found."""
+
+
+def outcome(
+    workspace: Workspace, chosen: Named, rival: Version | None, members: Sequence[Member], progress: Progress
+) -> Outcome:
+    """What `prove.evaluate` needs of a detector."""
+    test = sides.labelled(workspace, members)
+    own = detector_of(workspace, chosen)
+    card = card_of(workspace, chosen)
+    seen = tested(workspace, own, test, progress, None if chosen.file else chosen.version)
+    classes = classes_of(seen)
+    metrics = detection(seen, classes, confidence=card.get("thresholds"))
+    comparison = None
+    if rival is not None:
+        other = tested(workspace, detector_of(workspace, rival), test, progress, rival)
+        comparison = compared(workspace, other, seen, looks(workspace, chosen))
+    history, names = ([], []) if chosen.file else _history(workspace, chosen.version, own, test, metrics, progress)
+    cases = _cases(workspace, own, card.get("thresholds") or {}, progress)
+    counts = {one.name: one.boxes for one in metrics.classes}
+    return Outcome(metrics, comparison, cases, history, names, counts, card)
+
+
+def classes_of(*several: Sequence[Seen]) -> list[str]:
+    """The classes that occur in the truth."""
+    return sorted({box.label for seen in several for one in seen for box in one.truth})
+
+
+def tested(
+    workspace: Workspace, detector: Detector, test: Sequence[Labelled], progress: Progress, version: Version | None
+) -> list[Seen]:
+    """What a detector finds beside what is there. version: see `found_on`. A detector without a memory of crops is asked for the first part of
+    labels alone."""
+    by_id = {one.id: one for one in test}
+    parts = any("/" in name for name in detector.classes)
+    seen = []
+    for id, boxes, (width, height) in found_on(
+        workspace, detector, list(by_id), progress, version=version, name="test"
+    ):
+        one = by_id[id]
+        truth = one.scene.boxes if parts else one.coarse
+        about = frozenset({*one.about, *(box.label for box in truth)})
+        if parts:  # whoever looked for persons has told couriers from others, where any are told
+            about |= {name for name in detector.classes if coarse(name) in one.about}
+        seen.append(Seen(id, truth, tuple(boxes), width, height, one.camera, one.group, about))
+    return seen
+
+
+def compared(
+    workspace: Workspace, champion: Sequence[Seen], candidate: Sequence[Seen], look: int, alpha: float | None = None
+) -> Comparison:
+    """Paired comparison of two detectors, on the classes of the truth. Where one of them tells the parts of labels apart
+    and the other does not, both are held against the whole labels: that is what the one has learned."""
+    settings = workspace.config.gates
+    truth = {one.id: max((a.truth, b.truth) for a, b in [(one, other)]) for one, other in zip(champion, candidate)}
+    fine = [[replace(one, truth=truth[one.id]) for one in seen] for seen in (champion, candidate)]
+    return compare_detection(
+        *fine, classes_of(*fine), margin=settings.margin, alpha=settings.alpha if alpha is None else alpha, look=look
+    )
+
+
+def _history(
+    workspace: Workspace, version: Version, own: Detector, test: Sequence[Labelled], metrics: DetectionMetrics,
+    progress: Progress,
+) -> tuple[list[dict[str, float]], list[str]]:  # fmt: skip
+    """AP50 of each class that a version knew, on today's test images, for the versions up to this one, oldest first."""
+    with workspace.catalog.read() as tx:
+        before = [one for one in versions.every(tx) if not one.retired and one.number < version.number][-PAST:]
+    history, names = [], []
+    for one in before:
+        detector = opened(workspace, one)
+        if detector is None:
+            continue
+        seen = tested(workspace, detector, test, progress, one)
+        history.append(_by_class(detection(seen, classes_of(seen)), detector))
+        names.append(one.name)
+    return [*history, _by_class(metrics, own)], [*names, version.name]
+
+
+def _by_class(metrics: DetectionMetrics, detector: Detector) -> dict[str, float]:
+    return {one.name: one.ap50 for one in metrics.classes if one.ap50 is not None and one.name in detector.classes}
+
+
+def _cases(
+    workspace: Workspace, detector: Detector, thresholds: Mapping[str, float], progress: Progress
+) -> dict[str, bool]:  # fmt: skip
+    """Reported mistakes: case to whether this detector answers it: finds what is there, and nothing else."""
+    with workspace.catalog.read() as tx:
+        cases = {case["sample_id"]: case for case in answers.cases(tx)}
+        there = samples.some(tx, list(cases))
+        truth = scenes.some(tx, [case["right"] for case in cases.values()])
+    asked = [id for id, case in cases.items() if case["right"] in truth and there[id].refusal is None]
+    return {
+        id: same(boxes, truth[cases[id]["right"]].boxes, thresholds)
+        for id, boxes, _ in found_on(workspace, detector, asked, progress, version=None, name="cases")
+    }
+
+
+def same(found: Sequence[Box], truth: Sequence[Box], thresholds: Mapping[str, float]) -> bool:
+    """Whether the boxes found at the operating confidence are those that are there, class by class."""
+    used = [box for box in found if (box.confidence or 0) >= thresholds.get(box.label, 0.5)]
+    left = list(truth)
+    for box in used:
+        match = next((one for one in left if one.label == box.label and iou(one, box) >= OVERLAP), None)
+        if match is None:
+            return False
+        left.remove(match)
+    return not left
+
+
+def iou(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes of one image."""
+    width = min(a.x + a.width, b.x + b.width) - max(a.x, b.x)
+    height = min(a.y + a.height, b.y + b.height) - max(a.y, b.y)
+    both = max(width, 0.0) * max(height, 0.0)
+    return both / (a.width * a.height + b.width * b.height - both)
+
+
+def facts(metrics: DetectionMetrics) -> dict[str, Any]:
+    """The headline figures by name."""
+    return {name: figure.value for name, figure in metrics.headline().items()}
