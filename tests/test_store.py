@@ -195,7 +195,7 @@ def test_a_kill_leaves_the_old_or_the_new(tmp_path: Path, point: str, after: byt
 
 
 def test_s3_large_objects_go_in_parts(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("everlearn.store._PART", 5 << 20)  # the least that S3 takes
+    monkeypatch.setattr("everlearn.store.PART", 5 << 20)  # the least that S3 takes
     store = S3Store(f"{s3}/parts")
     for size in ((5 << 20) - 1, 5 << 20, (11 << 20) + 7):
         data = os.urandom(size)
@@ -205,7 +205,7 @@ def test_s3_large_objects_go_in_parts(s3: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_s3_upload_that_breaks_off_is_nothing(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("everlearn.store._PART", 5 << 20)
+    monkeypatch.setattr("everlearn.store.PART", 5 << 20)
 
     class Broken(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
@@ -275,7 +275,7 @@ def test_s3_says_what_is_wrong(s3: str, monkeypatch: pytest.MonkeyPatch, case: s
 def test_no_secret_is_shown(s3: str, s3_server: S3Server) -> None:
     store = S3Store(f"{s3}/prefix")
     store.put("key", io.BytesIO(b"1"))
-    shown = repr(store) + str(vars(store) | {"_files": None})
+    shown = repr(store) + str(vars(store)) + str(vars(store.bucket) | {"_files": None})
     assert s3_server.secret_key not in shown
     assert s3_server.access_key not in shown
     with pytest.raises(BadConfig) as caught:

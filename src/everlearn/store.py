@@ -15,13 +15,14 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
 from everlearn import faults
-from everlearn.errors import BadConfig, BadInput, Missing, NotInstalled, StoreFault
+from everlearn.errors import BadConfig, BadInput, Missing, StoreFault
+from everlearn.s3 import Bucket, Entry, address
 from everlearn.types import Store
 
 UNFINISHED = ".everlearn-part-"
@@ -29,7 +30,8 @@ UNFINISHED = ".everlearn-part-"
 
 _UNSAFE = re.compile(r"[\\\x00-\x1f\x7f]")
 _CHUNK = 1 << 20  # bytes read at a time
-_PART = 32 << 20  # bytes of one part of a multi-part upload: S3 takes 10,000 of them, 5 MiB to 5 GiB each
+PART = 32 << 20
+"""Bytes of one part of a multi-part upload: S3 takes 10,000 of them, 5 MiB to 5 GiB each."""
 _SPOOL = 8 << 20  # bytes of an opened object held in memory; larger ones lie in a temporary file
 
 
@@ -250,82 +252,51 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 class S3Store:
-    """Objects below a prefix of a bucket, on AWS or any endpoint that speaks S3. The bucket must be there.
-
-    Credentials come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN), a named profile
-    (AWS_PROFILE) or the machine's role; the endpoint from EVERLEARN_S3_ENDPOINT, AWS_ENDPOINT_URL_S3 or
-    AWS_ENDPOINT_URL; the region from AWS_REGION or AWS_DEFAULT_REGION. None of them is kept, shown or logged by us.
-    """
+    """Objects below a prefix of a bucket, reached as `everlearn.s3` says. The bucket must be there."""
 
     def __init__(
         self, url: str, *, endpoint: str | None = None, region: str | None = None, profile: str | None = None
     ) -> None:
-        scheme, _, rest = url.partition("://")
-        bucket, _, prefix = rest.partition("/")
-        if scheme.lower() != "s3" or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}", bucket):
-            shown = "s3://***" if set(rest) & set("@:") else url  # a secret may stand in it, with slashes of its own
-            raise BadConfig(
-                f"{shown!a} is no address of a bucket.",
-                "Write s3://bucket/prefix; keys belong into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
-            )
-        self.bucket = bucket
+        name, prefix = address(url)
+        self.bucket = Bucket(name, endpoint=endpoint, region=region, profile=profile)
         self.prefix = _folder_prefix(prefix)
-        self._endpoint = endpoint or os.environ.get("EVERLEARN_S3_ENDPOINT") or None
-        self._region = region or os.environ.get("AWS_REGION") or None
-        self._profile = profile
-        self.url = f"s3://{bucket}/{self.prefix}".rstrip("/")
+        self.url = f"s3://{name}/{self.prefix}".rstrip("/")
 
     def __repr__(self) -> str:
         return f"S3Store({self.url!r})"
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the open connection: whoever is sent a store opens its own, with credentials of its own."""
-        return {name: value for name, value in vars(self).items() if name != "_files"}
-
     def put(self, key: str, data: BinaryIO) -> None:
-        target = {"Bucket": self.bucket, "Key": self.prefix + check_key(key)}
-        first = _read(data, _PART)
-        if len(first) < _PART:
+        target = self.prefix + check_key(key)
+        first = _read(data, PART)
+        if len(first) < PART:
             faults.point("store.temp_written")
-            with self._faults("written", key):
-                self._files.call_s3("put_object", **target, Body=first)
+            self.bucket.call("put_object", "written", target, Body=first)
         else:
-            self._put_parts(key, target, first, data)
+            self._put_parts(target, first, data)
         faults.point("store.renamed")
 
-    def _put_parts(self, key: str, target: dict[str, str], chunk: bytes, data: BinaryIO) -> None:
-        with self._faults("written", key):
-            upload = {**target, "UploadId": self._files.call_s3("create_multipart_upload", **target)["UploadId"]}
+    def _put_parts(self, target: str, chunk: bytes, data: BinaryIO) -> None:
+        upload = {"UploadId": self.bucket.call("create_multipart_upload", "written", target)["UploadId"]}
         parts: list[dict[str, Any]] = []
         try:
             while chunk:
                 number = len(parts) + 1
-                with self._faults("written", key):
-                    part = self._files.call_s3("upload_part", **upload, PartNumber=number, Body=chunk)
+                part = self.bucket.call("upload_part", "written", target, **upload, PartNumber=number, Body=chunk)
                 parts.append({"PartNumber": number, "ETag": part["ETag"]})
-                chunk = _read(data, _PART)
+                chunk = _read(data, PART)
             faults.point("store.temp_written")
-            with self._faults("written", key):
-                self._files.call_s3("complete_multipart_upload", **upload, MultipartUpload={"Parts": parts})
+            whole = {"Parts": parts}
+            self.bucket.call("complete_multipart_upload", "written", target, **upload, MultipartUpload=whole)
         except BaseException:
             with suppress(Exception):  # the first error is the one to tell
-                self._files.call_s3("abort_multipart_upload", **upload)
+                self.bucket.call("abort_multipart_upload", "written", target, **upload)
             raise
 
     def open(self, key: str) -> BinaryIO:
         """One request; the whole object is here before this returns, so reading cannot fail later."""
-        from fsspec.asyn import sync
-
-        target = {"Bucket": self.bucket, "Key": self.prefix + check_key(key)}
         file = tempfile.SpooledTemporaryFile(max_size=_SPOOL)  # noqa: SIM115 - the caller closes it
         try:
-            with self._faults("read", key):
-                body = self._files.call_s3("get_object", **target)["Body"]
-                try:
-                    while chunk := sync(self._files.loop, body.read, _CHUNK):
-                        file.write(chunk)
-                finally:
-                    body.close()
+            self.bucket.read(self.prefix + check_key(key), cast(BinaryIO, file))
             file.seek(0)
         except BaseException:
             file.close()
@@ -334,81 +305,24 @@ class S3Store:
 
     def copy(self, key: str, new_key: str) -> None:
         """On the server."""
-        source = {"Bucket": self.bucket, "Key": self.prefix + check_key(key)}
-        target = {"Bucket": self.bucket, "Key": self.prefix + check_key(new_key)}
-        if source == target:
-            return
-        with self._faults("copied", key):
-            self._files.call_s3("copy_object", **target, CopySource=source)
+        source, target = self.prefix + check_key(key), self.prefix + check_key(new_key)
+        if source != target:
+            self.bucket.call("copy_object", "copied", target, CopySource={"Bucket": self.bucket.name, "Key": source})
 
     def remove(self, key: str) -> None:
-        target = {"Bucket": self.bucket, "Key": self.prefix + check_key(key)}
-        with suppress(Missing), self._faults("removed", key):
-            self._files.call_s3("delete_object", **target)
+        with suppress(Missing):
+            self.bucket.call("delete_object", "removed", self.prefix + check_key(key))
 
     def keys(self, prefix: str = "") -> Iterator[str]:
-        """Page by page, 1,000 keys each; names that are no keys of a store are passed over."""
-        request = {"Bucket": self.bucket, "Prefix": self.prefix + _folder_prefix(prefix)}
-        while True:
-            with self._faults("listed", prefix):
-                page = self._files.call_s3("list_objects_v2", **request)
-            for item in page.get("Contents", ()):
-                with suppress(BadInput):
-                    yield check_key(item["Key"].removeprefix(self.prefix))
-            if not page.get("IsTruncated"):
-                return
-            request["ContinuationToken"] = page["NextContinuationToken"]
+        """Page by page; names that are no keys of a store are passed over."""
+        for entry in self.entries(prefix):
+            yield entry.key
 
-    @cached_property
-    def _files(self) -> Any:
-        try:
-            import s3fs
-        except ImportError as error:
-            raise NotInstalled(f"{self.url} needs s3fs.", "pip install 'everlearn[s3]'") from error
-        return s3fs.S3FileSystem(
-            profile=self._profile,
-            endpoint_url=self._endpoint,  # None: botocore asks AWS_ENDPOINT_URL itself
-            client_kwargs={"region_name": self._region} if self._region else {},
-            config_kwargs={"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 3}},
-            skip_instance_cache=True,  # credentials may change between two stores of one process
-            use_listings_cache=False,
-        )
-
-    @contextmanager
-    def _faults(self, doing: str, key: str) -> Iterator[None]:
-        try:
-            yield
-        except (NotInstalled, StoreFault, Missing):
-            raise
-        except Exception as error:
-            raise _s3_fault(f"{self.url}/{key}".rstrip("/"), doing, error) from error
-
-
-def _s3_fault(what: str, doing: str, error: Exception) -> StoreFault | Missing:
-    """Our error for one of botocore, s3fs or the network. The server's own words stay out: they may quote a key."""
-    code = _boto_code(error)
-    if code == "NoSuchKey" or (code == "404" and doing == "read"):
-        return Missing(f"There is no object {what}.", "`everlearn doctor` finds what is missing.")
-    kind = code or type(error).__name__
-    if kind in ("NoSuchBucket", "404", "FileNotFoundError"):
-        remedy = "The bucket is not there: make it, or correct its name."
-    elif isinstance(error, PermissionError) or "Credential" in kind or kind == "ProfileNotFound":
-        remedy = "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or AWS_PROFILE, and what this key may do."
-    elif "Connect" in kind or "Timeout" in kind or "Endpoint" in kind:
-        remedy = "The endpoint does not answer: check AWS_ENDPOINT_URL (or EVERLEARN_S3_ENDPOINT) and the network."
-    else:
-        remedy = "Try again; if it stays, ask who runs the endpoint."
-    return StoreFault(f"{what} cannot be {doing}: {kind}.", remedy)
-
-
-def _boto_code(error: BaseException | None) -> str | None:
-    """The S3 error code (`NoSuchKey`) that s3fs has hidden behind an OSError."""
-    while error is not None:
-        response = getattr(error, "response", None)
-        if isinstance(response, dict):
-            return str(response.get("Error", {}).get("Code") or "") or None
-        error = error.__cause__
-    return None
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        """The same with size, ETag and time."""
+        for entry in self.bucket.entries(self.prefix + _folder_prefix(prefix)):
+            with suppress(BadInput):
+                yield replace(entry, key=check_key(entry.key.removeprefix(self.prefix)))
 
 
 def _read(data: BinaryIO, size: int) -> bytes:
