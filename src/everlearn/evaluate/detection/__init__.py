@@ -1,0 +1,5 @@
+"""How good a detector is, where it errs, and whether it is better than another one."""
+
+from everlearn.evaluate.detection.matching import Seen as Seen
+from everlearn.evaluate.detection.metrics import DetectionMetrics as DetectionMetrics
+from everlearn.evaluate.detection.metrics import detection as detection
