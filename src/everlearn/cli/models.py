@@ -85,7 +85,16 @@ def predict(
 def _told(one: dict[str, Any]) -> list[str]:
     if "error" in one:
         return [f"error: {one['error']}", ""]
+    if "boxes" in one:
+        return [_boxes(one["boxes"]), ""]
     return [f"{one['value']:.6g}", ""] if one["value"] is not None else [one["label"], f"{one['confidence']:.3f}"]
+
+
+def _boxes(found: list[dict[str, Any]]) -> str:
+    """The surest boxes by name; all of them are in --json."""
+    shown = [f"{box['label']} {box['confidence']:.2f}" for box in found[:6]]
+    left = [f"and {len(found) - 6} more"] if len(found) > 6 else []
+    return ", ".join([*shown, *left]) or "nothing"
 
 
 def feedback(

@@ -272,7 +272,7 @@ class OnnxModel:
     def __init__(self, source: Path | bytes) -> None:
         """source: the file or its bytes. Raises Missing, StoreFault, BadInput where it is no bundle."""
         name = "The model" if isinstance(source, bytes) else str(source)
-        self._data = source if isinstance(source, bytes) else _read(Path(source))
+        self._data = source if isinstance(source, bytes) else read(Path(source))
         self._session = session(self._data, name)
         facts = self._session.get_modelmeta().custom_metadata_map
         if facts.get(KEY + "format") != FORMAT:
@@ -336,7 +336,8 @@ def prediction(row: NDArray[np.floating], classes: Sequence[str]) -> Prediction:
     return Prediction(classes[best[0]], float(row[best[0]]), scores)
 
 
-def _read(path: Path) -> bytes:
+def read(path: Path) -> bytes:
+    """Raises Missing, StoreFault."""
     try:
         return path.read_bytes()
     except FileNotFoundError:

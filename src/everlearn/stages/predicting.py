@@ -19,8 +19,8 @@ from everlearn.errors import EverlearnError
 from everlearn.types import Found, Refused
 
 if TYPE_CHECKING:
-    from everlearn.model.bundle import OnnxModel
-    from everlearn.types import Image, Prediction, Progress
+    from everlearn.model.serving import Serving
+    from everlearn.types import Box, Image, Prediction, Progress
     from everlearn.workspace import Workspace
 
 BATCH = 64
@@ -44,8 +44,8 @@ def predict(
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """Something to answer for. pixels: (size, size, 3) as the model takes them, since a batch of photos as they are
-    would fill the memory; of a row its features; None where there is an error."""
+    """Something to answer for. pixels: no larger than the model needs them, since a batch of photos as they are would
+    fill the memory; of a row its features; None where there is an error."""
 
     path: str
     data: bytes
@@ -57,25 +57,38 @@ def _said(one: _Read, answer: Prediction | None, id: str | None) -> dict[str, An
     if answer is None:
         return {"path": one.path, "label": None, "confidence": None, "scores": {}, "value": None, "error": one.error}
     scores = {label: round(score, 6) for label, score in answer.scores.items()}
-    said = {"path": one.path, "label": answer.label, "confidence": round(answer.confidence, 6), "scores": scores,
-            "value": answer.value}  # fmt: skip
+    said: dict[str, Any] = {
+        "path": one.path, "label": answer.label, "confidence": round(answer.confidence, 6), "scores": scores,
+        "value": answer.value,
+    }  # fmt: skip
+    if answer.boxes is not None:
+        said["boxes"] = [_box(one) for one in answer.boxes]
     return said if id is None else {**said, "id": id}
 
 
-def _model(workspace: Workspace | None, model: str | None, *, record: bool) -> tuple[str, OnnxModel]:
+def _box(one: Box) -> dict[str, Any]:
+    """Left upper corner and sides, as shares of the image's."""
+    return {"label": one.label, "confidence": round(one.confidence or 0, 6), "x": round(one.x, 7), "y": round(one.y, 7),
+            "width": round(one.width, 7), "height": round(one.height, 7)}  # fmt: skip
+
+
+def _model(workspace: Workspace | None, model: str | None, *, record: bool) -> tuple[str, Serving]:
     """The name to record answers under, and what answers."""
-    from everlearn.model.bundle import OnnxModel
+    from everlearn.model.serving import serving_of
 
     if workspace is None or (model is not None and model.endswith(".onnx") and not record):
         assert model is not None
-        return "", OnnxModel(Path(model).expanduser())
+        return "", serving_of(Path(model).expanduser())
+    from everlearn import registry
     from everlearn.stages import answering
 
     version = answering.registered(workspace, model)
+    if workspace.config.task == "detect":
+        return version.name, serving_of(registry.bundle_file(workspace, version, ".onnx"))
     return version.name, answering.serving(workspace, version)
 
 
-def _batches(paths: Sequence[Path], serving: OnnxModel, progress: Progress) -> Iterator[list[_Read]]:
+def _batches(paths: Sequence[Path], serving: Serving, progress: Progress) -> Iterator[list[_Read]]:
     """Everything below these paths. A path that is not there is answered for too: the others still are."""
     batch: list[_Read] = []
     with progress.task("predict") as task:
@@ -98,7 +111,7 @@ def _items(paths: Sequence[Path]) -> Iterator[Found | Refused]:
             yield Refused(str(path), error.message)
 
 
-def _read(item: Found | Refused, serving: OnnxModel) -> _Read:
+def _read(item: Found | Refused, serving: Serving) -> _Read:
     if isinstance(item, Refused):
         return _Read(item.path, b"", None, item.reason)
     try:
@@ -119,6 +132,7 @@ def _record(
     """Keep answers, and their images, so that feedback can make samples of them. What was forgotten is not kept."""
     from everlearn.catalog import answers, turns
     from everlearn.catalog.samples import id_of
+    from everlearn.catalog.scenes import rows_of
     from everlearn.catalog.tables import now
     from everlearn.naming import render_name
     from everlearn.workspace import COLLECTED
@@ -136,7 +150,7 @@ def _record(
             workspace.store.put(key, io.BytesIO(one.data))
         rows.append({"id": id, "version": version, "content": contents[one.path], "key": key if kept else None,
                      "label": answer.label, "value": answer.value, "confidence": answer.confidence,
-                     "camera": camera})  # fmt: skip
+                     "camera": camera, "boxes": None if answer.boxes is None else rows_of(answer.boxes)})  # fmt: skip
     with workspace.catalog.write() as tx:
         answers.keep(tx, rows)
     return {one.path: row["id"] for one, row in zip(read, rows, strict=True)}

@@ -43,7 +43,7 @@ class OnnxDetector:
     """`model.detecting.detector.Detector` of a graph, served by onnxruntime alone, without any workspace.
 
     description: what its outputs mean. thresholds: of each class, the confidence from which `predict` tells a box.
-    card: as it was exported, {} for a file that is no bundle of ours. data: the file's bytes.
+    card: as it was exported, {} for a file that is no bundle of ours. metadata: what the file says. data: its bytes.
     """
 
     def __init__(self, source: Path | bytes, description: Outputs | None = None) -> None:
@@ -56,17 +56,15 @@ class OnnxDetector:
             name = str(source)
             self.data, model = _read(source)
             self.spec = f"onnx:{source}"
-        self.metadata = {one.key: one.value for one in model.metadata_props}
+        self._facts = {one.key: one.value for one in model.metadata_props}
+        self.metadata = {key.removeprefix(KEY): value for key, value in self._facts.items()}
         self._session = session(self.data, name)
         self._inputs(name)
         self.description = description or self._described(source, name)
+        self.classes = self.description.classes
         self._names = [one.name for one in self._read_outputs(name)]
         self.thresholds = self._thresholds(name)
         self.card: dict[str, Any] = self._said("card", {}, name)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.description.classes
 
     @property
     def licence(self) -> str:
@@ -170,15 +168,15 @@ class OnnxDetector:
         return found
 
     def _described(self, source: Path | bytes, name: str) -> Outputs:
-        if self.metadata.get(KEY + "format") == FORMAT and OUTPUTS not in self.metadata:
-            task = self.metadata.get(KEY + "task", "?")
+        if self._facts.get(KEY + "format") == FORMAT and OUTPUTS not in self._facts:
+            task = self._facts.get(KEY + "task", "?")
             raise BadInput(f"{name} is a model for {task}, not a detector.", "Give a detector.")
-        if OUTPUTS in self.metadata:
+        if OUTPUTS in self._facts:
             return Outputs.parse(self._said("outputs", {}, name), name)
         if (beside := description_of(source)) is not None:
             said = Outputs.read(beside)
-            return said if said.licence != UNKNOWN else replace(said, licence=_licence(self.metadata))
-        found = ultralytics(self.metadata, [one.shape for one in self._session.get_outputs()], name)
+            return said if said.licence != UNKNOWN else replace(said, licence=_licence(self._facts))
+        found = ultralytics(self._facts, [one.shape for one in self._session.get_outputs()], name)
         if found is None:
             where = "a description" if isinstance(source, bytes) else str(source.with_suffix(".yaml"))
             raise BadInput(f"{name} does not say what its outputs mean.", f"Write {where}; kinds: {', '.join(KINDS)}.")
@@ -195,10 +193,10 @@ class OnnxDetector:
 
     def _said(self, key: str, otherwise: Any, name: str) -> Any:
         """What a bundle of ours says under this name."""
-        if self.metadata.get(KEY + "format") != FORMAT or KEY + key not in self.metadata:
+        if self._facts.get(KEY + "format") != FORMAT or KEY + key not in self._facts:
             return otherwise
         try:
-            said = json.loads(self.metadata[KEY + key])
+            said = json.loads(self._facts[KEY + key])
         except (ValueError, RecursionError):
             said = None
         if not isinstance(said, dict):

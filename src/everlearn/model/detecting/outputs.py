@@ -35,6 +35,7 @@ KINDS: tuple[str, ...] = get_args(Kind)
 UNKNOWN = "unknown: ask where it came from"
 CONFIDENCE = 0.25  # as Ultralytics shows boxes
 _MOST_CLASSES, _MOST_SIDE, _MOST_BYTES = 10_000, 8192, 1 << 20
+_THIN = 1e-6  # share of a side: what is left of a box beside the image
 _CHOSEN = ("nms", "detr")  # kinds whose network has suppressed already
 _HELP = "See the page on detectors for what a description says."
 
@@ -167,7 +168,7 @@ class Outputs:
             for (x, y), (width, height), score, number in zip(
                 shares[:, :2], sides, found.scores[best], found.classes[best], strict=True
             )
-            if width > 0 and height > 0
+            if min(width, height) > _THIN
         ]
 
     def expect(self, shapes: Sequence[Sequence[int | None]], name: str) -> None:
