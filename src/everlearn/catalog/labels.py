@@ -2,7 +2,8 @@
 
 The events are kept; the sample's label is *settled* from them, whatever order they came in: a person's latest word
 holds over what the files said, which holds over what a model said. Files that contradict each other settle nothing:
-the sample goes to a person.
+the sample goes to a person. Data sets that looked for different things on one image do not contradict each other: what
+they say is joined (`scenes.joined`).
 
 A person may also say what a sample is *not*. Such a denial makes it a negative, until a person says what it is.
 """
@@ -18,7 +19,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from everlearn.catalog import samples
+from everlearn.catalog import samples, scenes
 from everlearn.catalog.tables import label_event, now, sample
 from everlearn.config import Config
 from everlearn.errors import BadInput
@@ -148,6 +149,8 @@ def settle(tx: Connection, ids: Collection[SampleId]) -> None:
     changes = []
     for one in samples.some(tx, ids).values():
         result = settled(by_sample.get(one.id, []))
+        if result.conflict:
+            result = _joined(tx, by_sample[one.id])
         values = {
             "label": result.label,
             "label_by": result.by,
@@ -158,6 +161,16 @@ def settle(tx: Connection, ids: Collection[SampleId]) -> None:
         if any(getattr(one, name) != value for name, value in values.items()):
             changes.append({"id": one.id, **values})
     samples.change(tx, changes)
+
+
+def _joined(tx: Connection, events: Sequence[Any]) -> Settled:
+    """What files say together, where each tells of boxes and none contradicts another."""
+    files = [event for event in events if event.by in FILES]
+    told = scenes.some(tx, {event.label for event in files})
+    scene = scenes.joined(told.values()) if all(event.label in told for event in files) else None
+    if scene is None:
+        return Settled(None, None, conflict=True)
+    return Settled(scenes.keep(tx, [scene])[0], min(event.by for event in files))
 
 
 def _queue(one: samples.Sample, result: Settled) -> dict[str, Any]:

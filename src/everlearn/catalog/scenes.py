@@ -31,6 +31,8 @@ GRID = 1 / STEPS
 """Share of a side: 0.0004 pixels of 4,000."""
 MOST_BOXES = 1000
 """Of one image. More are a mistake, or an attack."""
+SAME = 0.8
+"""IoU from which on two data sets' boxes of one thing are one box: they differ by rounding to pixels or to digits."""
 _DIGITS = 24
 
 
@@ -40,7 +42,7 @@ def canonical(given: Scene) -> Scene:
     if len(given.boxes) > MOST_BOXES:
         raise BadInput(f"{len(given.boxes)} boxes on one image; at most {MOST_BOXES} are taken.", "Leave some out.")
     rows = sorted({_row(one) for one in given.boxes})
-    about = None if given.about is None else tuple(sorted({clean_label(name) for name in given.about}))
+    about = None if given.about is None else tuple(sorted({coarse(clean_label(name)) for name in given.about}))
     if about is not None:  # what is there was looked for
         about = tuple(sorted({*about, *(coarse(row[0]) for row in rows)}))
     return Scene(tuple(_box(row) for row in rows), about)
@@ -99,6 +101,47 @@ def naming(tx: Connection, label: str) -> list[str]:
     return found
 
 
+def joined(given: Iterable[Scene]) -> Scene | None:
+    """What several data sets say of one image together, in whatever order; None where two of them looked for the same
+    class and found it in other places. Of classes that one alone looked for its word holds."""
+    kept = [one for _, one in sorted({label_of(one): canonical(one) for one in given}.items())]
+    classes = [{*(one.about or ()), *(coarse(box.label) for box in one.boxes)} for one in kept]
+    boxes: list[Box] = []
+    for name in sorted(set().union(*classes)):
+        said = [
+            [box for box in one.boxes if coarse(box.label) == name]
+            for one, looked in zip(kept, classes, strict=True)
+            if name in looked
+        ]
+        if not all(_agree(said[0], other) for other in said[1:]):
+            return None
+        boxes += said[0]
+    silent = all(one.about is None for one in kept)
+    return canonical(Scene(tuple(boxes), None if silent else tuple(set().union(*classes))))
+
+
+def _agree(some: Sequence[Box], others: Sequence[Box]) -> bool:
+    """Whether each box stands for one of the others: of its label, and as good as in its place."""
+    left = list(others)
+    for one in some:
+        near = [(overlap(one, other), -at) for at, other in enumerate(left) if other.label == one.label]
+        best, at = max(near, default=(0.0, 0))
+        if best < SAME:
+            return False
+        del left[-at]
+    return not left
+
+
+def overlap(a: Box, b: Box) -> float:
+    """Intersection over union, 0-1."""
+    width = min(a.x + a.width, b.x + b.width) - max(a.x, b.x)
+    height = min(a.y + a.height, b.y + b.height) - max(a.y, b.y)
+    if width <= 0 or height <= 0:
+        return 0.0
+    both = width * height
+    return both / (a.width * a.height + b.width * b.height - both)
+
+
 def clear(tx: Connection) -> int:
     """Remove scenes that no word, sample or snapshot names any more; returns how many."""
     used = [sa.select(table.c.label).where(table.c.label.is_not(None)) for table in (label_event, sample, member)]
@@ -123,7 +166,7 @@ def propose(tx: Connection, proposals: Mapping[SampleId, Proposal]) -> None:
     for chunk in samples.chunks(proposals):
         tx.execute(proposal.delete().where(proposal.c.sample_id.in_(chunk)))
     rows = [
-        {"sample_id": id, "boxes": [_proposed(box) for box in one.boxes[:MOST_BOXES]], "by": one.by,
+        {"sample_id": id, "boxes": rows_of(one.boxes), "by": one.by,
          "at": one.at or now()} for id, one in sorted(proposals.items())
     ]  # fmt: skip
     if rows:
@@ -143,6 +186,11 @@ def settle_proposals(tx: Connection, ids: Collection[SampleId]) -> None:
     """Remove proposals that were answered."""
     for chunk in samples.chunks(ids):
         tx.execute(proposal.delete().where(proposal.c.sample_id.in_(chunk)))
+
+
+def rows_of(boxes: Sequence[Box]) -> list[list[Any]]:
+    """Boxes with confidence as the catalog keeps them. Raises BadInput as `canonical`."""
+    return [_proposed(box) for box in boxes[:MOST_BOXES]]
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------
