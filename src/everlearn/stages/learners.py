@@ -12,6 +12,7 @@ from everlearn.errors import Corrupt, TooFew
 from everlearn.learn.exact.fit import AUTO_LABEL, Fitted
 from everlearn.learn.live import FILE, Moved
 from everlearn.stages.standing import basis, fitted, live
+from everlearn.workspace import CHECKPOINTS
 
 if TYPE_CHECKING:
     from everlearn.learn.exact.head import Head
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from everlearn.types import Member, Progress, Snapshot
     from everlearn.workspace import Workspace
 
-EXACT, ENSEMBLE, RIVER, STAGED = "exact", "ensemble", "river", "staged"
+EXACT, ENSEMBLE, RIVER, STAGED, YOLO, ONNX = "exact", "ensemble", "river", "staged", "yolo", "onnx"
+CROPS = f"{CHECKPOINTS}/crops.sums"
+"""What tells the crops of a detector apart."""
 INSIDE = "inside its workspace only"
 """What the card of a model says that cannot be one graph."""
 HEAD, LEARNED = "/head.npz", "/learner.river"
@@ -250,11 +253,27 @@ def _staged(workspace: Workspace, snapshot: Snapshot, members: Sequence[Member],
     return StagedLearner.open(workspace).bring_to(snapshot, progress)
 
 
+def _yolo(workspace: Workspace, snapshot: Snapshot, members: Sequence[Member], progress: Progress) -> Taught:
+    """A detector that is trained."""
+    from everlearn.stages.detecting.taught import learn_yolo
+
+    return learn_yolo(workspace, snapshot, members, progress)
+
+
+def _onnx(workspace: Workspace, snapshot: Snapshot, members: Sequence[Member], progress: Progress) -> Taught:
+    """A detector as it is."""
+    from everlearn.stages.detecting.taught import learn_onnx
+
+    return learn_onnx(workspace, snapshot, members, progress)
+
+
 LEARNERS: dict[str, Callable[[Workspace, Snapshot, Sequence[Member], Progress], Taught]] = {
     EXACT: _exact,
     ENSEMBLE: _ensemble,
     RIVER: _river,
     STAGED: _staged,
+    YOLO: _yolo,
+    ONNX: _onnx,
 }
 """What `learn.learner` names, up to its colon: brought to the members of a snapshot, and kept so."""
 
@@ -263,6 +282,8 @@ STATES: dict[str, Callable[[Workspace], Path]] = {
     ENSEMBLE: lambda workspace: workspace.root / FILE,
     RIVER: lambda workspace: workspace.private("river.state"),
     STAGED: lambda workspace: workspace.private("staged.json"),
+    YOLO: lambda workspace: workspace.root / CROPS,
+    ONNX: lambda workspace: workspace.root / CROPS,
 }
 """Where each keeps what it learned."""
 

@@ -26,7 +26,7 @@ from everlearn.learn.exact.openset import curve
 from everlearn.naming import is_class
 from everlearn.stages.answering import Answerer, Named, answerer, named
 from everlearn.stages.checking import checklist
-from everlearn.stages.reporting import FIGURES, card_of, costs, described, keep, targets
+from everlearn.stages.reporting import FIGURES, by_part, card_of, costs, described, keep, targets
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -183,7 +183,7 @@ def _outcome(
     history, names = ([], []) if chosen.file else _history(workspace, chosen.version, own.known, test, progress)
     return Outcome(
         test.metrics, comparison, _cases(workspace, own, progress), history, names, _images_per_class(members),
-        card_of(workspace, chosen, own), strangers,
+        card_of(workspace, chosen, own.model), strangers,
     )  # fmt: skip
 
 
@@ -252,7 +252,7 @@ def _unknown(
     taken = table.argmax(axis=1) != len(model.known)
     known = [(one.id, model.known.index(one.label)) for one in test.members if one.label in model.known]
     refused = model.table([id for id, _ in known], progress).argmax(axis=1) == len(model.known)
-    promise = card_of(workspace, chosen, model).get("unknown") or {}
+    promise = card_of(workspace, chosen, model.model).get("unknown") or {}
     impostors, along = _impostors(model, known, strange, progress)
     return open_set(refused, taken, impostors, promise, along)
 

@@ -15,7 +15,7 @@ from everlearn.evaluate.plots import shrunk
 from everlearn.evaluate.report import ROWS, DataScore, Report, render_html, render_json
 from everlearn.learn.features import images
 from everlearn.naming import escape, render_model_name
-from everlearn.stages.answering import Answerer, Named
+from everlearn.stages.answering import Named
 from everlearn.stages.data import data_gates
 from everlearn.workspace import EVALUATIONS
 
@@ -110,8 +110,9 @@ def described(
     )
 
 
-def card_of(workspace: Workspace, chosen: Named, own: Answerer) -> Mapping[str, Any]:
-    return own.model.card if chosen.file and own.model else registry.card(workspace, chosen.version)
+def card_of(workspace: Workspace, chosen: Named, model: Any) -> Mapping[str, Any]:
+    """The card of a version, or of a model that was given as a file."""
+    return model.card if chosen.file is not None and model is not None else registry.card(workspace, chosen.version)
 
 
 def _data(workspace: Workspace) -> tuple[list[DataScore], dict[str, Any]]:

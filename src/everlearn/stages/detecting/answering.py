@@ -40,7 +40,8 @@ def detector_of(workspace: Workspace, model: Version | Named) -> Detector:
 
 
 def named_detector(workspace: Workspace, name: str) -> Detector:
-    """A detector by its spec (`onnx:FILE`, `yolo:FILE.pt`), or a version of this workspace. Raises Missing, BadInput."""
+    """A detector by its spec (`onnx:FILE`, `yolo:FILE.pt`), or a version of this workspace. Raises Missing,
+    BadInput."""
     if name.partition(":")[0] in DETECTORS:
         return load_detector(name, workspace.root)
     with workspace.catalog.read() as tx:

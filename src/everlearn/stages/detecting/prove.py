@@ -34,7 +34,7 @@ def outcome(
     """What `prove.evaluate` needs of a detector."""
     test = sides.labelled(workspace, members)
     own = detector_of(workspace, chosen)
-    card = card_of(workspace, chosen)
+    card = card_of(workspace, chosen, own)
     seen = tested(workspace, own, test, progress, None if chosen.file else chosen.version)
     classes = classes_of(seen)
     metrics = detection(seen, classes, confidence=card.get("thresholds"))
@@ -56,8 +56,8 @@ def classes_of(*several: Sequence[Seen]) -> list[str]:
 def tested(
     workspace: Workspace, detector: Detector, test: Sequence[Labelled], progress: Progress, version: Version | None
 ) -> list[Seen]:
-    """What a detector finds beside what is there. version: see `found_on`. A detector without a memory of crops is asked for the first part of
-    labels alone."""
+    """What a detector finds beside what is there. version: see `found_on`. A detector without a memory of crops is
+    asked for the first part of labels alone."""
     by_id = {one.id: one for one in test}
     parts = any("/" in name for name in detector.classes)
     seen = []
@@ -76,13 +76,17 @@ def tested(
 def compared(
     workspace: Workspace, champion: Sequence[Seen], candidate: Sequence[Seen], look: int, alpha: float | None = None
 ) -> Comparison:
-    """Paired comparison of two detectors, on the classes of the truth. Where one of them tells the parts of labels apart
-    and the other does not, both are held against the whole labels: that is what the one has learned."""
+    """Paired comparison of two detectors on the same images, on the classes of the truth. Where one of them tells the
+    second parts of labels apart and the other does not, both are held against the whole labels: that is what the one
+    has learned."""
     settings = workspace.config.gates
-    truth = {one.id: max((a.truth, b.truth) for a, b in [(one, other)]) for one, other in zip(champion, candidate)}
-    fine = [[replace(one, truth=truth[one.id]) for one in seen] for seen in (champion, candidate)]
+    whole = champion if any("/" in name for name in classes_of(champion)) else candidate
+    fine = [
+        [replace(one, truth=other.truth, about=other.about) for one, other in zip(seen, whole, strict=True)]
+        for seen in (champion, candidate)
+    ]
     return compare_detection(
-        *fine, classes_of(*fine), margin=settings.margin, alpha=settings.alpha if alpha is None else alpha, look=look
+        *fine, classes_of(whole), margin=settings.margin, alpha=settings.alpha if alpha is None else alpha, look=look
     )
 
 

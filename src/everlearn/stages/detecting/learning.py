@@ -1,0 +1,298 @@
+"""A detector as every turn's learner (`learn.learner: yolo:SPEC` or `onnx:FILE`).
+
+The first time it is trained on all that is labelled. What comes in later is learned by going on from the weights of the
+champion, on the new images and on old ones under a budget (`learn.replay_bytes`), with the champion as teacher, so
+that old classes stay. What an image was not labelled for is not taken for background: `missing` fills it in or masks
+it. Where only the second parts of labels have changed, nothing is trained: the memory of crops moves, and the detector
+stays.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from everlearn import faults, registry, track
+from everlearn.catalog import runs, snapshots
+from everlearn.errors import BadConfig, Corrupt, Missing, NotInstalled
+from everlearn.learn.live import Moved
+from everlearn.learn.old_images import Old, chosen
+from everlearn.monitor.system import Sampler
+from everlearn.stages.detecting import missing, sides
+from everlearn.stages.detecting.answering import standing
+from everlearn.stages.saved import folder_of
+from everlearn.workspace import write_whole
+
+if TYPE_CHECKING:
+    from everlearn.catalog.versions import Version
+    from everlearn.model.detecting.training import DetectionJob, DetectionWatch, TrainedDetector
+    from everlearn.stages.detecting.missing import Filled
+    from everlearn.stages.detecting.sides import Labelled, Sides
+    from everlearn.types import Member, Progress, SampleId, Snapshot
+    from everlearn.workspace import Workspace
+
+WEIGHTS = "/weights.pt"
+"""Of a version's bundle: what a training goes on from."""
+DATA, OUT, ABOUT = "data", "detector", "about.json"
+"""In a run's folder: the images and labels that it learns; what Ultralytics' users know; what images are complete
+for."""
+KEPT_FILES = ("results.csv", "results.png", "args.yaml")
+"""Of the results, what goes into a version's bundle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What a training goes on from. held: what it was trained on, id to label."""
+
+    version: Version
+    held: Mapping[SampleId, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What one training learns. new, again: images that it has not seen, and old ones; filled: their boxes, with what
+    was missing."""
+
+    base: Base | None
+    new: tuple[Labelled, ...]
+    again: tuple[Labelled, ...]
+    validation: tuple[Labelled, ...]
+    classes: tuple[str, ...]
+
+    @property
+    def train(self) -> tuple[Labelled, ...]:
+        return (*self.new, *self.again)
+
+
+@dataclass(frozen=True, slots=True)
+class Came:
+    """What a training came to. run: its name."""
+
+    run: str
+    folder: Path
+    result: TrainedDetector
+    filled: Filled
+
+
+def spec_of(workspace: Workspace) -> str:
+    """What `learn.learner` names behind its colon."""
+    from everlearn.model.detecting.training import SPEC
+
+    return workspace.config.learn.learner.partition(":")[2] or SPEC
+
+
+def lesson(workspace: Workspace, divided: Sides, base: Base | None) -> Lesson:
+    """What is to be learned: everything where nothing is gone on from, else what is new and a choice of the old."""
+    if base is None:
+        return Lesson(None, divided.train, (), divided.validation, divided.classes)
+    new = tuple(one for one in divided.train if base.held.get(one.id) != one.member.label)
+    old = [one for one in divided.train if base.held.get(one.id) == one.member.label]
+    offered = [Old(one.id, one.bytes, tuple(box.label for box in one.coarse)) for one in old]
+    again = set(chosen(offered, workspace.config.learn.replay_bytes))
+    return Lesson(base, new, tuple(one for one in old if one.id in again), divided.validation, divided.classes)
+
+
+def base_of(workspace: Workspace) -> Base | None:
+    """The champion, else the newest version, where its weights can be gone on from by these settings."""
+    version = standing(workspace)
+    if version is None or version.config.get("learn", {}).get("learner") != workspace.config.learn.learner:
+        return None
+    if version.snapshot is None or not has_weights(workspace, version):
+        return None
+    if version.config.get("detect", {}).get("size") != workspace.config.detect.size:
+        return None
+    with workspace.catalog.read() as tx:
+        held = {one.id: one.label for one in snapshots.members(tx, version.snapshot) if one.split != "test"}
+    return Base(version, held)
+
+
+def has_weights(workspace: Workspace, version: Version) -> bool:
+    """Whether a version's bundle has what a training goes on from."""
+    try:
+        with workspace.store.open(version.key.removesuffix(".onnx") + WEIGHTS):
+            return True
+    except Missing:
+        return False
+
+
+def trained(
+    workspace: Workspace, given: Lesson, snapshot: Snapshot, progress: Progress, *, kind: str = "train",
+    parent: str | None = None, watch: DetectionWatch | None = None, changes: Mapping[str, Any] | None = None,
+) -> Came:  # fmt: skip
+    """Train a detector on a lesson. A training of the same lesson that was killed goes on; one that was finished is not
+    done again. changes: of the job's fields, for searches. Raises NotInstalled, BadConfig, BadInput, TooFew."""
+    check_installed()
+    from everlearn.model.detecting import yolo
+    from everlearn.model.detecting.training import licence_said
+
+    fingerprint = _fingerprint(workspace, given, changes or {})
+    goes_on = _to_go_on(workspace, kind, parent, fingerprint)
+    config = {
+        **workspace.config.detect.model_dump(), **(changes or {}), "detector": spec_of(workspace),
+        "classes": list(given.classes), "images": len(given.train), "fingerprint": fingerprint,
+        "from": given.base.version.name if given.base else None,
+    }  # fmt: skip
+    progress.say(licence_said())
+    with track.run(
+        workspace, kind, config=config, snapshot=snapshot.number, resume=goes_on, parent=parent, say=progress.say
+    ) as following:
+        folder = folder_of(workspace, following.name)
+        filled = missing.filled(workspace, given.train, given.classes, given.base, progress)
+        job = _written(workspace, folder, given, filled, changes or {})
+        with Sampler() as sampler:
+            result = yolo.train(job, Following(following, watch, progress))
+            faults.point("train.trained")
+        found = {"map50": result.map50, "map50_95": result.map50_95, "best_epoch": result.best_epoch,
+                 "seconds": result.seconds, "stopped": result.stopped, "epochs": len(result.history),
+                 "filled_in": filled.count, "system": sampler.use().to_json()}  # fmt: skip
+        following.note(found, snapshot=snapshot.number)
+        for picture in sorted((folder / OUT).glob("*.png")):
+            following.artifact(picture)
+    shutil.rmtree(folder / DATA, ignore_errors=True)
+    faults.point("train.done")
+    return Came(following.name, folder / OUT, result, filled)
+
+
+def check_installed() -> None:
+    """Raises NotInstalled naming the extra, before anything is done."""
+    from importlib.util import find_spec
+
+    if find_spec("ultralytics") is None:
+        raise NotInstalled("Training YOLO needs ultralytics (AGPL-3.0).", 'pip install "everlearn[yolo]"')
+
+
+def _fingerprint(workspace: Workspace, given: Lesson, changes: Mapping[str, Any]) -> str:
+    """By which a training that was killed is known again: SHA-256 of all that decides it."""
+    import hashlib
+
+    from everlearn.catalog.scenes import label_of
+    from everlearn.types import Scene
+
+    learned = [
+        [side, one.id, label_of(Scene(one.coarse, one.scene.about))]
+        for side, several in (("new", given.new), ("again", given.again), ("validation", given.validation))
+        for one in several
+    ]
+    said = {
+        "detect": workspace.config.detect.model_dump(), "learner": workspace.config.learn.learner,
+        "classes": given.classes, "from": given.base and given.base.version.model_digest, "changes": dict(changes),
+        "learned": sorted(learned),
+    }  # fmt: skip
+    return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()
+
+
+def _to_go_on(workspace: Workspace, kind: str, parent: str | None, fingerprint: str) -> str | None:
+    with workspace.catalog.read() as tx:
+        before = runs.every(tx, kind=kind, parent=parent)
+    for one in reversed(before):
+        if one.config.get("fingerprint") == fingerprint and (folder_of(workspace, one.name) / OUT).exists():
+            return one.name
+    return None
+
+
+def _written(
+    workspace: Workspace, folder: Path, given: Lesson, filled: Filled, changes: Mapping[str, Any]
+) -> DetectionJob:  # fmt: skip
+    """The run's folder with all that the training reads."""
+    from everlearn.dataset import yolo_folder
+    from everlearn.model.detecting.training import DetectionJob
+
+    folder.mkdir(parents=True, exist_ok=True)
+    validation = [(one.id, [box for box in one.coarse if box.label in given.classes]) for one in given.validation]
+    sides_ = {"train": [(one.id, filled.boxes[one.id]) for one in given.train], "validation": validation}
+    data = yolo_folder.write(workspace, folder / DATA, sides_, given.classes)  # type: ignore[arg-type]
+    names = {path.stem: path.name for path in (folder / DATA / "images").glob("*/*")}
+    complete = {**filled.about, **{one.id: one.about for one in given.validation}}
+    partly = {
+        names[id]: sorted(known) for id, known in sorted(complete.items()) if not set(given.classes) <= set(known)
+    }  # fmt: skip
+    write_whole(folder / ABOUT, json.dumps(partly, ensure_ascii=False).encode())
+    begin = None
+    if given.base is not None:
+        begin = folder / "begin.pt"
+        write_whole(begin, registry.bundle_file(workspace, given.base.version, WEIGHTS))
+    settings = workspace.config.detect
+    spec = spec_of(workspace)
+    at = workspace.root / spec
+    fields: dict[str, Any] = {
+        "spec": str(at) if at.is_file() else spec, "classes": given.classes, "data": str(data),
+        "folder": str(folder / OUT), "size": settings.size, "epochs": settings.epochs, "batch": settings.batch,
+        "patience": settings.patience, "seed": settings.seed, "settings": _options(settings.options),
+        "begin": str(begin) if begin else None, "teacher": str(begin) if begin and settings.distil else None,
+        "distil": settings.distil, "about": str(folder / ABOUT), "plots": workspace.config.track.plots,
+    }  # fmt: skip
+    own = {name: fields["settings"].pop(name) for name in ("lr0", "optimizer") if name in fields["settings"]}
+    return DetectionJob(**{**fields, **own, **changes})
+
+
+def _options(options: Sequence[str]) -> dict[str, Any]:
+    import yaml
+
+    found = {}
+    for one in options:
+        name, _, value = one.partition("=")
+        try:
+            found[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise BadConfig(f"detect.options: {one!r} has no value that can be read.", "Write NAME=VALUE.") from None
+    return found
+
+
+class Following:
+    """Writes a training into its run epoch by epoch, and passes on what is said; a `DetectionWatch`."""
+
+    def __init__(self, run: track.Run, watch: DetectionWatch | None, progress: Progress) -> None:
+        self._run, self._watch, self._progress = run, watch, progress
+
+    def begin(self, job: DetectionJob, facts: Mapping[str, Any]) -> None:
+        self._run.params(track.flat(dict(facts), "facts."))
+        if self._watch:
+            self._watch.begin(job, facts)
+
+    def step(self, epoch: int, step: int, steps: int, loss: float, learning_rate: float) -> None:
+        if self._watch:
+            self._watch.step(epoch, step, steps, loss, learning_rate)
+
+    def epoch(self, found: Any) -> bool | None:
+        values = {"train_loss": sum(found.losses.values()), "val_loss": sum(found.val_losses.values()),
+                  **{name: getattr(found, name) for name in ("map50", "map50_95", "precision", "recall", "seconds")},
+                  "learning_rate": found.learning_rate, **found.losses}  # fmt: skip
+        self._run.metrics({name: float(value) for name, value in values.items()}, found.epoch)
+        if self._watch:
+            return self._watch.epoch(found)
+        self._progress.say(f"epoch {found.epoch}: mAP50 {found.map50:.4f}, mAP50-95 {found.map50_95:.4f}, "
+                           f"{found.seconds:.1f} s")  # fmt: skip
+        return None
+
+    def say(self, text: str) -> None:
+        (self._watch.say if self._watch else self._progress.say)(text)
+
+
+def moved(base: Base | None, divided: Sides) -> Moved:
+    """Samples learned and no longer there since the base."""
+    now = {one.id: one.member.label for one in divided.learned}
+    held = base.held if base else {}
+    return Moved(
+        sum(held.get(id) != label for id, label in now.items()), sum(now.get(id) != label for id, label in held.items())
+    )
+
+
+def scenes_digest(workspace: Workspace, members: Sequence[Member]) -> str:
+    """What a detector would learn of these members, as a digest."""
+    return sides.digest_of(sides.labelled(workspace, [one for one in members if one.split != "test"]))
+
+
+def result_of(folder: Path) -> TrainedDetector:
+    """What a finished training wrote down. Raises Missing, Corrupt."""
+    from everlearn.model.detecting.training import TrainedDetector
+
+    try:
+        return TrainedDetector.from_json(json.loads((folder / "result.json").read_text("utf-8")), folder / "weights")
+    except FileNotFoundError:
+        raise Missing(f"{folder} holds no finished training.", "Run again: it goes on.") from None
+    except ValueError as error:
+        raise Corrupt(f"{folder}/result.json cannot be read: {error}.", "Train anew.") from None
