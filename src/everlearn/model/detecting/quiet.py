@@ -1,0 +1,106 @@
+"""Ultralytics is imported so that it keeps to itself: it writes nothing into the user's home, asks nobody on the
+network, downloads nothing, installs nothing, prints nothing, and leaves the process as it was.
+
+What it decides while it is imported, it reads from the environment and from its settings file. Both are given here. The
+folder of its settings lives as long as the process; fonts for its pictures lie in it, so that it need not fetch them.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from everlearn.errors import NotInstalled
+
+_LOGGER = logging.getLogger("everlearn.model.detecting")
+_TRACKERS = ("clearml", "comet", "dvc", "mlflow", "raytune", "tensorboard", "wandb")
+_FONTS = ("Arial.ttf", "Arial.Unicode.ttf")  # the names that its pictures ask for
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Around the first import of ultralytics. Raises NotInstalled without it."""
+    if find_spec("ultralytics") is None or find_spec("torch") is None:
+        raise NotInstalled("Detection with YOLO needs Ultralytics (AGPL-3.0).", "pip install 'everlearn[yolo]'")
+    if "ultralytics" in sys.modules:  # somebody's own: their settings hold, only its telemetry is switched off
+        yield
+        _silence()
+        return
+    import numpy as np
+    import torch
+
+    before = dict(os.environ)
+    printing, saving = np.get_printoptions(), torch.save
+    os.environ |= {"YOLO_CONFIG_DIR": str(_folder()), "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false",
+                   "YOLO_VERBOSE": "false", "WANDB_SILENT": "true"}  # fmt: skip
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        np.set_printoptions(**printing)
+        torch.set_printoptions(profile="default")  # type: ignore[no-untyped-call]
+        torch.save = saving  # it puts its own in place
+        for name in ("OMP_NUM_THREADS", "NUMEXPR_MAX_THREADS", "TF_CPP_MIN_LOG_LEVEL", "TORCH_CPP_LOG_LEVEL",
+                     "KINETO_LOG_LEVEL", "YOLO_VERBOSE", "WANDB_SILENT"):  # fmt: skip
+            if name in before:
+                os.environ[name] = before[name]
+            else:
+                os.environ.pop(name, None)
+    _silence()
+
+
+def _folder() -> Path:
+    """Its private folder: settings that send nothing and track nothing, and fonts."""
+    folder = Path(tempfile.mkdtemp(prefix="everlearn-yolo-"))
+    atexit.register(_remove, folder, os.getpid())
+    own = folder / "Ultralytics"
+    own.mkdir()
+    settings = {"sync": False, "vscode_msg": False, "openvino_msg": False, **dict.fromkeys(_TRACKERS, False)}
+    places = {f"{one}_dir": str(folder / one) for one in ("datasets", "weights", "runs")}
+    (own / "settings.json").write_text(json.dumps({**settings, **places}), encoding="utf-8")
+    for font in _FONTS:
+        shutil.copyfile(_font(), own / font)
+    return folder
+
+
+def _remove(folder: Path, process: int) -> None:
+    if os.getpid() == process:  # not in a worker that was forked
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _font() -> str:
+    """One that has Hangul where this machine has such a font, else the one that comes with matplotlib."""
+    from matplotlib import font_manager
+
+    for one in font_manager.fontManager.ttflist:
+        if "Nanum" in one.name or "CJK" in one.name:
+            return str(one.fname)
+    return str(font_manager.findfont("DejaVu Sans"))
+
+
+def _silence() -> None:
+    """Its log goes into ours, for those who look for details, and its telemetry has an end."""
+    logger = logging.getLogger("ultralytics")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+    logger.addHandler(_Passed())
+    logger.propagate = False
+    logger.setLevel(logging.WARNING)
+    events = sys.modules.get("ultralytics.utils.events")
+    if events is not None:
+        events.events.enabled = False
+
+
+class _Passed(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        _LOGGER.debug("%s", record.getMessage().strip())
