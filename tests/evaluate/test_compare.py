@@ -145,7 +145,7 @@ def test_better_errs_seldom_and_harm_is_not_called_equivalent() -> None:
             p_value, interval = mcnemar(b, c), tango(b, c, n, 0.05)
             booted = module._counted(b, c, n, 0.05, 0) if interval[0] > -margin or p_value < 0.05 else interval
             reach = min(interval[0], booted[0]), max(interval[1], booted[1])
-            verdicts[name].append(module._verdict(p_value, reach, margin, 0.05))
+            verdicts[name].append(module.verdict_of(p_value, reach, margin, 0.05))
             assert rest == n - b - c
     assert verdicts["same"].count("better") / 1000 <= 0.025 + 0.01
     assert verdicts["same"].count("worse") / 1000 <= 0.025 + 0.01
@@ -234,7 +234,7 @@ def test_regression_verdict_errs_seldom() -> None:
         change = before - after
         half = stats.t.ppf(0.975, 59) * change.std(ddof=1) / math.sqrt(60)
         interval = change.mean() - half, change.mean() + half
-        false += module._verdict(signed_rank(change), interval, 0.04, 0.05) == "better"
+        false += module.verdict_of(signed_rank(change), interval, 0.04, 0.05) == "better"
     assert false / 300 <= 0.025 + 0.02
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -47,7 +47,8 @@ MOST = 100_000_000
 @dataclass(frozen=True, slots=True)
 class Veto(Result):
     """A class or camera shown to be harmed. lost, gained: images that only the champion, only the candidate got right
-    (for `regress`: got nearer). difference: (gained - lost) / images. p_value: Holm-corrected."""
+    (for `regress`: got nearer; for `detect`: with fewer errors). difference: (gained - lost) / images; for `detect` of
+    the mAP50. p_value: Holm-corrected."""
 
     kind: Literal["class", "camera"]
     name: str
@@ -62,7 +63,7 @@ class Veto(Result):
 class Comparison(Result):
     """The answer. interval: holds 1 - alpha; alpha: what this look may spend; lost, gained: as in `Veto`;
     margin: in the difference's own unit; needed: more images that would decide, 0 once decided, None if no number
-    below `MOST` would; reason: one line for people."""
+    below `MOST` would. measure: what was compared."""
 
     verdict: Verdict
     difference: float
@@ -78,7 +79,13 @@ class Comparison(Result):
     margin: float
     alpha: float
     look: int
-    task: Literal["classify", "regress"]
+    task: Literal["classify", "regress", "detect"]
+    measure: Literal["accuracy", "mae", "map50", "map50_95"] = "accuracy"
+
+    @property
+    def points(self) -> bool:
+        """Whether the difference is one of shares, and told in hundredths."""
+        return self.task != "regress"
 
     @property
     def non_inferior(self) -> bool:
@@ -119,7 +126,7 @@ def compare(
     booted = _counted(lost, gained, n, spend, seed) if groups is None else _resampled(change, groups, spend, seed)
     interval = min(low, booted[0]), max(high, booted[1])
     p_value = mcnemar(lost, gained) if groups is None else clustered_mcnemar(change, units_of(groups, n))
-    verdict = _verdict(p_value, interval, margin, spend)
+    verdict = verdict_of(p_value, interval, margin, spend)
 
     def decided(total: int) -> bool:
         reach = tango(lost * total / n, gained * total / n, total, spend, POWER)
@@ -131,7 +138,7 @@ def compare(
         interval=interval,
         p_value=p_value,
         n=n,
-        needed=0 if verdict != "undecided" else _more(decided, n),
+        needed=0 if verdict != "undecided" else images_needed(decided, n),
         vetoes=vetoes(change, labels, cameras, alpha),
         champion=float(before.mean()),
         candidate=float(after.mean()),
@@ -171,7 +178,7 @@ def compare_errors(
     booted = _resampled(change, groups, spend, seed)
     interval = min(mean - half, booted[0]), max(mean + half, booted[1])
     p_value = signed_rank(change)
-    verdict = _verdict(p_value, interval, allowed, spend)
+    verdict = verdict_of(p_value, interval, allowed, spend)
     z = float(norm.ppf(1 - spend / 2) + norm.ppf(POWER))
 
     def decided(total: int) -> bool:
@@ -184,7 +191,7 @@ def compare_errors(
         interval=interval,
         p_value=p_value,
         n=n,
-        needed=0 if verdict != "undecided" else _more(decided, n),
+        needed=0 if verdict != "undecided" else images_needed(decided, n),
         vetoes=vetoes(np.sign(change).astype(np.int64), None, cameras, alpha),
         champion=float(before.mean()),
         candidate=float(after.mean()),
@@ -194,6 +201,7 @@ def compare_errors(
         alpha=spend,
         look=look,
         task="regress",
+        measure="mae",
     )
 
 
@@ -230,7 +238,7 @@ def signed_rank(change: Floats) -> float:
     return float(wilcoxon(change).pvalue) if change.size else 1.0
 
 
-def tango(lost: float, gained: float, n: int, alpha: float, power: float = 0.5) -> tuple[float, float]:
+def tango(lost: float, gained: float, n: float, alpha: float, power: float = 0.5) -> tuple[float, float]:
     """Tango's score interval of the paired difference (gained - lost) / n, holding 1 - alpha (Tango 1998, eq. 4-6).
 
     It stays wide where no image differs. With a power above one half it is widened to what images like these would
@@ -265,22 +273,31 @@ def vetoes(
 ) -> tuple[Veto, ...]:
     """The classes and cameras shown to be harmed. change: (N,) -1, 0, +1.
 
-    A one-sided exact sign test each; Holm's step-down (1979) over those of them with enough changed images to be
-    able to show harm at all (Tarone 1990), so that thousands of untouched classes do not hide one that is harmed.
+    A one-sided exact sign test each, and Holm's correction over them.
     """
     from scipy.stats import binom
 
     found = [veto for kind, names in (("class", labels), ("camera", cameras)) for veto in _counts(kind, names, change)]
-    found = sorted((v for v in found if v.lost + v.gained), key=lambda v: (-v.lost - v.gained, v.kind, v.name))
-    able = [v for rank, v in enumerate(found, 1) if 0.5 ** (v.lost + v.gained) <= alpha / rank]
-    p_values = [float(binom.sf(v.lost - 1, v.lost + v.gained, 0.5)) for v in able]
+    changed = [veto.lost + veto.gained for veto in found]
+    p_values = [float(binom.sf(v.lost - 1, n, 0.5)) if n else 1.0 for v, n in zip(found, changed, strict=True)]
+    return holm(found, p_values, changed, alpha)
+
+
+def holm(found: Sequence[Veto], p_values: Sequence[float], changed: Sequence[int], alpha: float) -> tuple[Veto, ...]:
+    """Those that are shown, with their corrected p-values, the surest first.
+
+    changed: how many independent changes speak of each. Holm's step-down (1979) over those of them with enough
+    changes to be able to show harm at all (Tarone 1990), so that thousands of untouched classes do not hide one that is
+    harmed.
+    """
+    order = sorted(range(len(found)), key=lambda i: (-changed[i], found[i].kind, found[i].name))
+    able = [i for rank, i in enumerate(order, 1) if changed[i] and 0.5 ** changed[i] <= alpha / rank]
     shown, floor = [], 0.0
-    for step, i in enumerate(sorted(range(len(able)), key=lambda i: p_values[i])):
+    for step, i in enumerate(sorted(able, key=lambda i: p_values[i])):
         floor = max(floor, min(1.0, p_values[i] * (len(able) - step)))
         if floor > alpha:
             break
-        v = able[i]
-        shown.append(Veto(v.kind, v.name, v.images, v.lost, v.gained, v.difference, floor))
+        shown.append(replace(found[i], p_value=floor))
     return tuple(shown)
 
 
@@ -295,7 +312,7 @@ def _counts(kind: str, names: Sequence[str | None] | None, change: Ints) -> list
     ]
 
 
-def _verdict(p_value: float, interval: tuple[float, float], margin: float, alpha: float) -> Verdict:
+def verdict_of(p_value: float, interval: tuple[float, float], margin: float, alpha: float) -> Verdict:
     if p_value <= alpha and interval[0] > 0:
         return "better"
     if interval[0] > -margin:
@@ -330,7 +347,7 @@ def _resampled(
     return float(low), float(high)
 
 
-def _more(decided: Callable[[int], bool], n: int) -> int | None:
+def images_needed(decided: Callable[[int], bool], n: int) -> int | None:
     """The least number of images beyond n that decides."""
     high = n + 1
     while not decided(high):

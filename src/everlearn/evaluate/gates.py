@@ -58,7 +58,7 @@ class Gate(Result):
 @dataclass(frozen=True, slots=True)
 class Decision(Result):
     """What to do with a candidate, and why. code: `why_{code}` in `words` is the sentence that `details` completes.
-    points: whether its amount is in hundredths of accuracy."""
+    points: whether its amount is in hundredths, of accuracy or mAP."""
 
     outcome: Literal["promote", "hold"]
     code: Literal[
@@ -131,7 +131,7 @@ def decide(
         return Decision("promote", "first")
     if comparison is None:
         return Decision("hold", "not_compared")
-    points = comparison.task == "classify"
+    points = comparison.points
     if comparison.verdict == "worse":
         return Decision("hold", "worse", {"amount": _amount(comparison, -comparison.difference)}, points)
     if comparison.verdict == "undecided":
@@ -149,5 +149,5 @@ def decide(
 
 
 def _amount(comparison: Comparison, value: float) -> str:
-    """Of accuracy in points (hundredths); of the mean absolute error in the target's unit."""
-    return f"{100 * value:.2f}" if comparison.task == "classify" else f"{value:.4g}"
+    """Of accuracy and mAP in points (hundredths); of the mean absolute error in the target's unit."""
+    return f"{100 * value:.2f}" if comparison.points else f"{value:.4g}"
