@@ -156,7 +156,7 @@ def tag(workspace: Workspace, name: str, add: Iterable[str] = (), remove: Iterab
 
 
 def search(workspace: Workspace, *, tag: str | None = None, minimum: float | None = None) -> list[Version]:
-    """Versions with this tag, and at least this accuracy (R² for `regress`)."""
+    """Versions with this tag, and at least this accuracy (R² for `regress`, mAP50 for `detect`)."""
     with workspace.catalog.read() as tx:
         found = versions.every(tx)
     if tag is not None:
@@ -215,5 +215,6 @@ def _check_tag(word: str) -> None:
 
 
 def _score(version: Version) -> float | None:
-    value = (version.metrics or {}).get("accuracy", (version.metrics or {}).get("r2"))
+    found = version.metrics or {}
+    value = next((found[name] for name in ("accuracy", "r2", "map50") if found.get(name) is not None), None)
     return float(value) if isinstance(value, int | float) else None

@@ -45,6 +45,7 @@ class Turn:
             "memory_digest": learned.memory_digest if learned else None,
             "model_digest": learned.model_digest if learned else None,
             "accuracy": values.get("accuracy"),
+            "map50": values.get("map50"),
             "mae": values.get("mae"),
             "r2": values.get("r2"),
             "forgetting": values.get("forgetting"),
@@ -63,7 +64,7 @@ class Turn:
         lines.append(f"  labelled    {v['labelled']} automatically; {v['queued']} wait for a person")
         if self.learned:
             lines.append(f"  learned     {v['samples']} in {self.learned.seconds:.1f} s → {self.model}")
-        scores = [(name, v[name]) for name in ("accuracy", "mae", "r2", "forgetting")]
+        scores = [(name, v[name]) for name in ("accuracy", "map50", "mae", "r2", "forgetting")]
         lines += [f"  {name:<10}  {value:.4f}" for name, value in scores if value is not None]
         for name, gate in v["gates"].items():
             if not gate["pass"]:

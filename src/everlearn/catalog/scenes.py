@@ -193,6 +193,11 @@ def rows_of(boxes: Sequence[Box]) -> list[list[Any]]:
     return [_proposed(box) for box in boxes[:MOST_BOXES]]
 
 
+def boxes_of(rows: Sequence[Sequence[Any]]) -> tuple[Box, ...]:
+    """What `rows_of` was given."""
+    return tuple(_box(row) for row in rows)
+
+
 # --- rows ---------------------------------------------------------------------------------------------------------
 
 Row = tuple[str, int, int, int, int]

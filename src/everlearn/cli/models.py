@@ -374,7 +374,7 @@ def _listed(workspace: Any, version: Any) -> dict[str, Any]:
 def _score(metrics: Any) -> str:
     if not metrics:
         return "-"
-    for name in ("accuracy", "r2"):
+    for name in ("accuracy", "r2", "map50"):
         if metrics.get(name) is not None:
             return f"{name} {metrics[name]:.4f}"
     return "-"

@@ -28,6 +28,7 @@ from everlearn.errors import BadInput, Missing, StoreFault, TooFew
 from everlearn.files import change
 from everlearn.naming import clean_label, denial
 from everlearn.stages import arrays, care, continual, data, learners, prove, standing, teach, traces
+from everlearn.stages.detecting import kept
 from everlearn.stages.reporting import OF_FILES
 from everlearn.types import SILENT
 from everlearn.workspace import EVALUATIONS, SCRATCH, Workspace, read_json, write_whole
@@ -253,6 +254,7 @@ def _erase(workspace: Workspace, ids: Sequence[SampleId], journal: Mapping[str, 
     """Remove every row and file that still knows the samples."""
     standing.live(workspace).features.forget(ids)
     arrays.forget(workspace, ids)
+    kept.forget(workspace, ids)
     continual.forget(workspace)
     spare: list[str] = []
     with workspace.catalog.write() as tx:

@@ -48,13 +48,13 @@ def chosen(offered: Collection[Old], budget: int) -> list[SampleId]:
         if count < seen[label]:  # other images have shown it since
             heapq.heappush(counts, (seen[label], label))
             continue
-        one = _next(waiting[label], taken, left)
-        if one is None:
+        found = _next(waiting[label], taken, left)
+        if found is None:
             continue  # nothing of this class is left that would fit
-        taken.add(one.id)
-        left -= one.bytes
-        for shown in one.labels or (NOTHING,):
-            seen[shown] += 1
+        taken.add(found.id)
+        left -= found.bytes
+        for name in found.labels or (NOTHING,):
+            seen[name] += 1
         heapq.heappush(counts, (seen[label], label))
     return sorted(taken)
 
@@ -70,11 +70,3 @@ def _next(waiting: list[Old], taken: Collection[SampleId], room: int) -> Old | N
 def _rank(one: Old) -> tuple[bytes, str]:
     return hashlib.sha256(b"old images\0" + one.id.encode()).digest(), one.id
 
-
-def shown(offered: Sequence[Old], ids: Collection[SampleId]) -> dict[str, int]:
-    """How many boxes of each class these images show."""
-    counts: dict[str, int] = defaultdict(int)
-    for one in offered:
-        for label in one.labels if one.id in ids else ():
-            counts[label] += 1
-    return dict(sorted(counts.items()))

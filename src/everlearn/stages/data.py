@@ -6,6 +6,7 @@ import io
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -16,6 +17,7 @@ import sqlalchemy as sa
 
 from everlearn.catalog import labels, samples, turns, versions
 from everlearn.catalog.tables import sample
+from everlearn.collect.after import KEEP, After
 from everlearn.collect.options import SourceOptions
 from everlearn.collect.sources import is_table, open_source
 from everlearn.collect.take import MOST_REFUSALS, Collected, take
@@ -26,6 +28,7 @@ from everlearn.files import change
 from everlearn.label import automatic
 from everlearn.model.backbone import Rows
 from everlearn.naming import UNKNOWN, is_class
+from everlearn.s3 import OutOfReach
 from everlearn.stages import standing, teach
 from everlearn.types import Found, Refused
 from everlearn.validate import judge as judging
@@ -59,7 +62,7 @@ def gather(
     for source in own_sources(workspace):
         try:
             _add(total, collect(workspace, [source], progress, ready=ready))
-        except Missing as error:
+        except (Missing, OutOfReach) as error:
             total.refuse(Refused(source, error.message))
             progress.say(f"collect.sources: {error.message}")
     _add(total, collect(workspace, given, progress, labels_from=labels_from))
@@ -74,17 +77,40 @@ def own_sources(workspace: Workspace) -> list[str]:
 
 def collect(
     workspace: Workspace, sources: Sequence[str], progress: Progress, *, labels_from: str | None = None,
-    ready: Ready | None = None, **said: Any,
+    ready: Ready | None = None, after: str | None = None, **said: Any,
 ) -> Collected:  # fmt: skip
-    """Take in all sources, one after another. Raises BadInput for a table of numbers where the backbone takes images,
+    """Take in all sources, one after another. after: what is then done with objects of buckets; None: what
+    `collect.after` says. Raises BadInput for a table of numbers where the backbone takes images,
     and for images where it takes numbers: once they were in, no turn could go on."""
     total = Collected()
+    _check_labels(workspace, said.get("label"), labels_from or workspace.config.collect.labels_from)
     for source in sources:
+        then = _after(workspace, source, after)
+        said["after"] = then.text if then else None
         opened = open_source(source, _options(workspace, labels_from=labels_from, **said))
         _check_kind(workspace, source)
         name = source if "://" in source else str(Path(source).absolute())
-        _add(total, take(workspace, name, opened if ready is None else _Ready(opened, ready), progress))
+        _add(total, take(workspace, name, opened if ready is None else _Ready(opened, ready), progress, then))
     return total
+
+
+def _after(workspace: Workspace, source: str, given: str | None) -> After | None:
+    """What is done with a source's objects afterwards. The setting is of buckets; what is given now must fit."""
+    in_bucket = source.lower().startswith("s3://")
+    text = given or (workspace.config.collect.after if in_bucket else KEEP)
+    return None if text == KEEP else After(text, source)
+
+
+def _check_labels(workspace: Workspace, label: str | None, labels_from: str) -> None:
+    """Raises BadInput for labels of whole images where boxes are learned."""
+    if workspace.config.task != "detect":
+        return
+    if label is not None or labels_from in ("folder", "filename"):
+        given = f"--label {label}" if label is not None else f"labels_from {labels_from}"
+        raise BadInput(
+            f"{given} labels whole images; this workspace learns boxes.",
+            "Collect a YOLO, COCO or VOC data set, or draw them: everlearn review --browser",
+        )
 
 
 def _check_kind(workspace: Workspace, source: str) -> None:
@@ -141,8 +167,15 @@ def _options(workspace: Workspace, labels_from: str | None = None, **said: Any) 
         on_scene_change=settings.scene_change,
         label_column=settings.label_column,
         most_columns=Rows.dimensions,
+        scratch=str(workspace.private("")),
+        known=partial(_is_known, workspace),
         **{key: value for key, value in said.items() if value is not None},
     )
+
+
+def _is_known(workspace: Workspace, one: Found) -> bool:
+    with workspace.catalog.read() as tx:
+        return bool(samples.seen(tx, [samples.Place(one.uri, one.size, one.modified, one.etag)]))
 
 
 # validate
@@ -265,7 +298,7 @@ def _hold(workspace: Workspace, wrong: Mapping[SampleId, str], learning: set[Sam
         hold = workspace.config.validate_.hold_suspects
         rows: list[dict[str, Any]] = []
         for id, one in sorted(there.items()):
-            suspect = wrong.get(id)
+            suspect = None if one.label_by in labels.PEOPLE else wrong.get(id)  # who may have spoken since
             queued = hold and suspect is not None and id in learning
             reason, urgency = (SUSPECT, 1.5) if queued else (None, 0.0)
             if one.queue_reason not in (None, SUSPECT):  # it waits for another reason, and goes on waiting
@@ -307,6 +340,10 @@ def _score(workspace: Workspace, result: Validated, wrong: Mapping[SampleId, str
 
 def label(workspace: Workspace, progress: Progress) -> Labelling:
     """Label what the model is sure of; the rest waits for a person, most informative first."""
+    if workspace.config.task == "detect":
+        from everlearn.stages.detecting import labelling
+
+        return labelling.label(workspace, progress)
     return automatic.automatic(
         workspace, _sure(workspace, progress) if workspace.config.label.automatic else None, progress
     )

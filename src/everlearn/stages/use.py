@@ -16,6 +16,7 @@ from everlearn.errors import BadInput, Missing
 from everlearn.files import change, new_keys
 from everlearn.naming import is_class
 from everlearn.stages import answering, learners, prove, reporting
+from everlearn.stages.detecting import feedback as boxes
 from everlearn.types import SILENT
 
 if TYPE_CHECKING:
@@ -40,16 +41,16 @@ def feedback(workspace: Workspace, id: str, *, right: bool, label: str | None) -
         known = bool(samples.known(tx, [sample]))
         if answer["key"] is None and not known:
             raise Missing(f"The image of answer {id} was forgotten.", "It cannot become a sample.")
-        said = answer["label"] if answer["value"] is None else labels.cleaned(str(answer["value"]), workspace.config)
-        truth = said if right else None if label is None else labels.cleaned(label, workspace.config)
-        classify = workspace.config.task != "regress"
+        said, truth = _heard(workspace, tx, answer, right=right, label=label)
         mistake = _is_mistake(workspace, said, truth)
         if not known:
             _adopt(workspace, changed, answer)
         if truth is not None:
             labels.say(tx, [labels.Said(sample, truth, "feedback")])
         else:
-            if classify and is_class(said, workspace.config.learn.unknown is not None):
+            if workspace.config.task == "detect":
+                boxes.propose(tx, sample, answer)
+            elif workspace.config.task == "classify" and is_class(said, workspace.config.learn.unknown is not None):
                 labels.say(tx, [labels.Said(sample, labels.denying(said, workspace.config), "feedback")])
             samples.change(tx, [{"id": sample, "queued": True, "queue_reason": labels.REPORTED, "urgency": 3.0}])
         answers.withdraw(tx, sample)
@@ -61,6 +62,16 @@ def feedback(workspace: Workspace, id: str, *, right: bool, label: str | None) -
         if answer["key"]:
             changed.discard([answer["key"]])
     return sample, mistake
+
+
+def _heard(
+    workspace: Workspace, tx: Any, answer: dict[str, Any], *, right: bool, label: str | None
+) -> tuple[str, str | None]:  # fmt: skip
+    """What was answered, and what is true, as labels; the second None where only the first is known to be wrong."""
+    if workspace.config.task == "detect":
+        return boxes.heard(workspace, tx, answer, right=right, label=label)
+    said = answer["label"] if answer["value"] is None else labels.cleaned(str(answer["value"]), workspace.config)
+    return said, said if right else None if label is None else labels.cleaned(label, workspace.config)
 
 
 def _is_mistake(workspace: Workspace, said: str, truth: str | None) -> bool:
@@ -123,7 +134,7 @@ def drifted(workspace: Workspace) -> str | None:
 
     with workspace.catalog.read() as tx:
         champion = versions.champion(tx)
-        if champion is None or workspace.config.task == "regress":
+        if champion is None or workspace.config.task != "classify":
             return None
         recent = answers.recent(tx, DRIFT_ANSWERS, champion.name)
         looked_at = turns.setting_of(tx, "drift_looked_at")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from everlearn.catalog import answers, samples, scenes, versions
+from everlearn.catalog.labels import PEOPLE
 from everlearn.evaluate.detection import Seen, compare_detection, detection
 from everlearn.naming import coarse
 from everlearn.stages.detecting import sides
@@ -85,9 +86,10 @@ def compared(
         [replace(one, truth=other.truth, about=other.about) for one, other in zip(seen, whole, strict=True)]
         for seen in (champion, candidate)
     ]
+    spent = settings.alpha if alpha is None else alpha
     return compare_detection(
-        *fine, classes_of(whole), margin=settings.margin, alpha=settings.alpha if alpha is None else alpha, look=look
-    )
+        fine[0], fine[1], classes_of(whole), margin=settings.margin, alpha=spent, look=look
+    )  # fmt: skip
 
 
 def _history(
@@ -115,14 +117,15 @@ def _by_class(metrics: DetectionMetrics, detector: Detector) -> dict[str, float]
 def _cases(
     workspace: Workspace, detector: Detector, thresholds: Mapping[str, float], progress: Progress
 ) -> dict[str, bool]:  # fmt: skip
-    """Reported mistakes: case to whether this detector answers it: finds what is there, and nothing else."""
+    """Reported mistakes: case to whether this detector answers it: finds what a person has drawn there, and nothing
+    else. Those of which nobody has drawn what is there cannot be judged."""
     with workspace.catalog.read() as tx:
-        cases = {case["sample_id"]: case for case in answers.cases(tx)}
-        there = samples.some(tx, list(cases))
-        truth = scenes.some(tx, [case["right"] for case in cases.values()])
-    asked = [id for id, case in cases.items() if case["right"] in truth and there[id].refusal is None]
+        there = samples.some(tx, [case["sample_id"] for case in answers.cases(tx)])
+        told = {id: one.label for id, one in there.items() if one.label_by in PEOPLE and one.refusal is None}
+        truth = scenes.some(tx, list(told.values()))
+    asked = sorted(id for id, label in told.items() if label in truth)
     return {
-        id: same(boxes, truth[cases[id]["right"]].boxes, thresholds)
+        id: same(boxes, truth[str(told[id])].boxes, thresholds)
         for id, boxes, _ in found_on(workspace, detector, asked, progress, version=None, name="cases")
     }
 

@@ -1,0 +1,43 @@
+"""What people say of a recorded answer, where the answer is boxes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from everlearn import registry
+from everlearn.catalog import scenes, versions
+from everlearn.errors import BadInput
+from everlearn.naming import coarse
+from everlearn.types import Box, Scene
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+    from everlearn.types import SampleId
+    from everlearn.workspace import Workspace
+
+
+def heard(
+    workspace: Workspace, tx: Connection, answer: dict[str, Any], *, right: bool, label: str | None
+) -> tuple[str, str | None]:  # fmt: skip
+    """(what was said, what is true) as scenes' labels; the second None where it is only known that the first is wrong.
+    Raises BadInput."""
+    if label is not None:
+        raise BadInput(
+            f"{label!r} is a class, and this answer is boxes.",
+            "Say --wrong, and draw the right ones: everlearn review --browser",
+        )
+    version = versions.get(tx, answer["version"])
+    about = tuple(sorted({coarse(name) for name in registry.card(workspace, version).get("classes", [])}))
+    (said,) = scenes.keep(tx, [Scene(tuple(_plain(one) for one in scenes.boxes_of(answer["boxes"] or [])), about)])
+    return said, said if right else None
+
+
+def propose(tx: Connection, sample: SampleId, answer: dict[str, Any]) -> None:
+    """Show the person who is asked what was answered."""
+    boxes = scenes.boxes_of(answer["boxes"] or [])
+    scenes.propose(tx, {sample: scenes.Proposal(boxes, answer["version"])})
+
+
+def _plain(one: Box) -> Box:
+    return Box(one.label, one.x, one.y, one.width, one.height)
