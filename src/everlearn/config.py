@@ -49,6 +49,13 @@ class Collect(Section):
     max_megapixels: float = Field(100, gt=0, description="Larger images are refused undecoded (decompression bombs).")
     frames_per_second: float = Field(1.0, gt=0, description="Frames taken from a video, a second.")
     scene_change: bool = Field(False, description="Take a video's frames on scene change instead of by the clock.")
+    parallel: int = Field(8, ge=1, le=64, description="Objects of a bucket that are fetched at a time.")
+    after: str = Field(
+        "keep",
+        pattern=r"^(keep|delete|move:[^:]*[^:/][^:]*|tag:[^=]+=.*)$",
+        description="What is done with the objects of a bucket once they are in the catalog: keep, delete, move:PREFIX "
+        "or tag:KEY=VALUE. Files of this machine are left alone.",
+    )
     label_column: str = Field("label", description="The label's column in CSV and Parquet files of features.")
 
 
@@ -233,6 +240,23 @@ class Detect(Section):
         le=1,
         description="Share of unlabelled images, drawn by hash, that a person is asked about however sure the models "
         "are: what the precision of automatic labels is proved on.",
+    )
+    wanted: list[str] = Field(
+        default_factory=list,
+        description="Classes that teachers are asked for; empty: all that they know.",
+    )
+    noise: float = Field(
+        0.2,
+        ge=0.01,
+        lt=1,
+        description="Trust below which a proposed box is taken for nothing. From here to its class's threshold it is "
+        "doubtful, and a person is asked.",
+    )
+    frames: float = Field(
+        5.0,
+        ge=0,
+        description="Seconds within which two images of one camera are neighbouring frames, whose boxes support each "
+        "other; 0: none are.",
     )
 
     @field_validator("options")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from everlearn import erasure, registry, stages
 from everlearn.catalog import turns
 from everlearn.errors import Busy, StoreFault, TooFew
+from everlearn.s3 import shown
 from everlearn.turn import Turn
 
 if TYPE_CHECKING:
@@ -60,7 +61,9 @@ def watch(workspace: Workspace, progress: Progress, most: int | None = None) -> 
     watcher, made = stages.Watcher(workspace), 0
     settings, sources = workspace.config.watch, workspace.config.collect.sources
     clock = f", every {settings.every_minutes:g} minutes" if settings.every_minutes else ""
-    progress.say(f"Watching {', '.join(sources) or 'no source (set collect.sources)'}{clock}; Ctrl-C ends it.")
+    progress.say(
+        f"Watching {', '.join(map(shown, sources)) or 'no source (set collect.sources)'}{clock}; Ctrl-C ends it."
+    )
     while most is None or made < most:
         try:
             reason = watcher.reason()

@@ -96,7 +96,10 @@ def init(
 
 def collect(
     context: Context,
-    sources: Annotated[list[str], typer.Argument(metavar="SRC…", help="Folders, images, videos, data sets, tables.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="SRC…", help="Folders, images, videos, data sets, tables; s3://bucket/prefix."),
+    ],
     label: Annotated[str | None, typer.Option(help="The label of everything in these sources.")] = None,
     labels_from: Annotated[
         LabelsFrom | None,
@@ -108,6 +111,13 @@ def collect(
     pattern: Annotated[str | None, typer.Option(help="File-name pattern, such as '{label}.{n}.jpg'.")] = None,
     camera: Annotated[str | None, typer.Option(help="The camera that these sources are from.")] = None,
     group: Annotated[str | None, typer.Option(help="Images of one group are never split between sides.")] = None,
+    after: Annotated[
+        str | None,
+        typer.Option(
+            metavar="keep|delete|move:PREFIX|tag:KEY=VALUE",
+            help="What is done with objects of a bucket once they are in the catalog; default: collect.after.",
+        ),
+    ] = None,
 ) -> Answer:
     """Take in images, videos, data sets and tables. Data sets are ImageFolder, YOLO, COCO and VOC; tables hold
     features. The same bytes are never taken in twice."""
@@ -116,7 +126,7 @@ def collect(
     workspace = opened(context)
     with workspace.lock():
         said = {"label": label, "labels_from": labels_from and labels_from.value, "pattern": pattern,
-                "camera": camera, "group": group}  # fmt: skip
+                "camera": camera, "group": group, "after": after}  # fmt: skip
         result = stages.collect(workspace, sources, context.obj, **said)
     rejected = [{"path": one.path, "reason": one.reason} for one in result.rejected]
     lines = [f"Collected {result.collected}, {result.duplicates} were there already, {result.refused} refused."]

@@ -94,6 +94,12 @@ def is_within(path: str, root: str) -> bool:
     return path == root or path.startswith(root.rstrip(os.sep) + os.sep)
 
 
+def is_left_behind(below: str) -> bool:
+    """Whether a path goes through a hidden folder or one that systems leave behind, or ends in a data set's paper."""
+    parts = below.split("/")
+    return any(part.startswith(".") or part.lower() in _NEVER for part in parts) or bool(_PAPERS.fullmatch(parts[-1]))
+
+
 def _listing(folder: str) -> Iterator[os.DirEntry[str]]:
     with os.scandir(folder) as scan:
         head = sorted(islice(scan, SORTED_BELOW), key=lambda entry: entry.name)

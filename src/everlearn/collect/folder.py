@@ -18,13 +18,53 @@ from everlearn.types import Found, LabelBy, Refused
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
+class Said:
     """What the names of a file and of its folder say."""
 
     label: str | None = None
     when: datetime | None = None
     camera: str | None = None
     group: str | None = None
+
+    def put_on(self, found: Found, by: LabelBy) -> Found:
+        """The thing with this said of it. by: where a label of it comes from."""
+        label_by = by if self.label is not None else None
+        return replace(found, label=self.label, label_by=label_by, camera=self.camera, group=self.group or found.group)
+
+
+class Names:
+    """How the names in a source are read, by what is said of it. Raises BadInput for a pattern that cannot be."""
+
+    def __init__(self, options: SourceOptions) -> None:
+        self.form = options.pattern
+        self.by = options.labels_from
+        self.pattern = compile_pattern(options.pattern) if options.pattern else None
+        if self.pattern and self.by == "filename" and "label" not in self.pattern.regex.groupindex:
+            raise BadInput(f"The pattern {options.pattern!r} has no {{label}}.", "Say where the label stands.")
+
+    @property
+    def label_by(self) -> LabelBy:
+        return "folder" if self.by == "folder" else "filename"
+
+    def said(self, entry: Entry, root_label: str | None) -> Said | Refused:
+        """root_label: of what lies in no folder of the source, where labels are the names of folders."""
+        name = unicodedata.normalize("NFC", entry.name)
+        when = time_in_name(name)
+        said = Said(when=when)
+        if self.pattern and (match := self.pattern.match(entry.below)):
+            said = Said(match.label, match.when or when, match.camera, match.group)
+        elif self.by == "filename" and not self.pattern and (parts := parse_name(name)):
+            said = Said(parts.label, parts.when, parts.source)
+        elif self.by == "filename":
+            form = self.form or "{label}_{date}_{time}_{camera}.{ext}"
+            return refused(entry.path, f"its name does not fit the pattern {form}")
+        label = said.label if self.by == "filename" else None
+        if self.by == "folder":
+            label = entry.below.split("/")[-2] if "/" in entry.below else root_label
+        try:
+            return replace(said, label=None if label is None else clean_label(label))
+        except BadInput as error:
+            return refused(entry.path, error.message)
 
 
 class FolderSource:
@@ -39,34 +79,21 @@ class FolderSource:
         here = Path(path).absolute()
         frame_rule(options)  # says now what is wrong with it, not at the first video
         self.options = options
-        self.by = options.labels_from
+        self.names = Names(options)
         self.path = str(here)
         self.single = here.is_file()
         self.root = here.parent if self.single else here
-        self.pattern = compile_pattern(options.pattern) if options.pattern else None
-        if self.pattern and self.by == "filename" and "label" not in self.pattern.regex.groupindex:
-            raise BadInput(f"The pattern {options.pattern!r} has no {{label}}.", "Say where the label stands.")
 
     def items(self) -> Iterator[Found | Refused]:
         # Beside class folders a loose file is a stray; in a folder of files alone it belongs to the folder's class.
         root_label = self.root.name if self.single or not _has_folders(self.root) else None
         for entry in self._entries():
-            said = entry if isinstance(entry, Refused) else self._said(entry, root_label)
+            said = entry if isinstance(entry, Refused) else self.names.said(entry, root_label)
             if isinstance(entry, Refused) or isinstance(said, Refused):
                 yield said  # type: ignore[misc]
                 continue
-            by: LabelBy = "folder" if self.by == "folder" else "filename"
             for found in self._found(entry, said):
-                if isinstance(found, Refused):
-                    yield found
-                    continue
-                yield replace(
-                    found,
-                    label=said.label,
-                    label_by=by if said.label is not None else None,
-                    camera=said.camera,
-                    group=said.group or found.group,
-                )
+                yield found if isinstance(found, Refused) else said.put_on(found, self.names.label_by)
 
     def estimate(self) -> int | None:
         """Counts the files; a video among them counts as one."""
@@ -82,7 +109,7 @@ class FolderSource:
         status = target.stat()
         return iter([Entry(self.path, Path(self.path).name, str(target), status.st_size, status.st_mtime)])
 
-    def _found(self, entry: Entry, said: _Said) -> Iterator[Found | Refused]:
+    def _found(self, entry: Entry, said: Said) -> Iterator[Found | Refused]:
         if ending(entry.name) in VIDEO_ENDINGS:
             yield from frames(entry, self.options, said.when)
             return
@@ -90,25 +117,6 @@ class FolderSource:
         if isinstance(found, Found) and said.when:
             found = replace(found, captured_at=said.when, time_from="name")
         yield found
-
-    def _said(self, entry: Entry, root_label: str | None) -> _Said | Refused:
-        name = unicodedata.normalize("NFC", entry.name)
-        when = time_in_name(name)
-        said = _Said(when=when)
-        if self.pattern and (match := self.pattern.match(entry.below)):
-            said = _Said(match.label, match.when or when, match.camera, match.group)
-        elif self.by == "filename" and not self.pattern and (parts := parse_name(name)):
-            said = _Said(parts.label, parts.when, parts.source)
-        elif self.by == "filename":
-            form = self.options.pattern or "{label}_{date}_{time}_{camera}.{ext}"
-            return refused(entry.path, f"its name does not fit the pattern {form}")
-        label = said.label if self.by == "filename" else None
-        if self.by == "folder":
-            label = entry.below.split("/")[-2] if "/" in entry.below else root_label
-        try:
-            return replace(said, label=None if label is None else clean_label(label))
-        except BadInput as error:
-            return refused(entry.path, error.message)
 
 
 def _has_folders(root: Path) -> bool:

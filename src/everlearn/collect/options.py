@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
@@ -26,6 +26,8 @@ class SourceOptions:
     frames at least.
     label_column, id_column, camera_column, group_column, time_column: of a table of features; all but the label's
     are used where the table has them. most_columns: of features; a wider table is refused. None: no limit.
+    scratch: a folder for what was fetched from elsewhere and is not taken in yet. after: what is done with objects of
+    a bucket afterwards. known: tells what was taken in before, so that it need not be fetched.
     """
 
     labels_from: LabelsFrom | None = None
@@ -45,6 +47,9 @@ class SourceOptions:
     group_column: str = "group"
     time_column: str = "time"
     most_columns: int | None = None
+    scratch: str | None = None
+    after: str = "keep"
+    known: Callable[[Found], bool] | None = None
 
 
 class Source(Protocol):

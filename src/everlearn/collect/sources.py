@@ -7,9 +7,11 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+from everlearn.collect.bucket import BucketSource
 from everlearn.collect.coco import CocoSource, coco_files
 from everlearn.collect.files import ending, is_there, printable
 from everlearn.collect.folder import FolderSource
+from everlearn.collect.mirror import MirrorSource, holds_data_set
 from everlearn.collect.options import LABELS_FROM, LabelsFrom, Source, SourceOptions
 from everlearn.collect.rows import RowsSource
 from everlearn.collect.table import CsvSource, header, open_csv
@@ -17,6 +19,7 @@ from everlearn.collect.voc import VocSource
 from everlearn.collect.yolo import YAML_NAMES, YoloSource
 from everlearn.errors import BadInput, Missing
 from everlearn.naming import clean_label
+from everlearn.s3 import shown
 from everlearn.types import Found, Refused
 
 READERS: dict[LabelsFrom, Callable[[str, SourceOptions], Source]] = {
@@ -33,13 +36,13 @@ _SIDES = (("train", "training"), ("val", "valid", "validation", "test"))
 
 
 def open_source(spec: str, options: SourceOptions | None = None) -> Source:
-    """A source by its path. Nothing is read of it yet but how it is laid out.
+    """A source by its path or address. Nothing is read of it yet but how it is laid out.
 
     Raises Missing where there is nothing, BadInput for what cannot be a source or an option that cannot be.
     """
     options = options or SourceOptions()
     if "://" in spec:
-        raise BadInput(f"'{printable(spec)}' cannot be collected from yet.", "Copy it into a folder, and name that.")
+        return _Declared(_elsewhere(spec, options), options)
     path = Path(spec)
     if "\0" in spec:
         raise BadInput(f"'{printable(spec)}' is no path.", "Name a file or a folder.")
@@ -56,6 +59,25 @@ def open_source(spec: str, options: SourceOptions | None = None) -> Source:
     if by not in READERS:
         raise BadInput(f"labels_from is '{by}'.", f"Use one of {', '.join(LABELS_FROM)}.")
     return _Declared(READERS[by](spec, replace(options, labels_from=by)), options)
+
+
+def _elsewhere(spec: str, options: SourceOptions) -> Source:
+    """What lies in a bucket: images and videos by their keys, or a data set. Raises BadInput for other addresses, and
+    what `BucketSource` raises."""
+    if not spec.lower().startswith("s3://"):
+        raise BadInput(
+            f"'{printable(shown(spec))}' cannot be collected from.", "Name a folder, or a bucket: s3://bucket/prefix"
+        )
+    if ending(spec) in ("parquet", "csv"):
+        raise BadInput(f"{shown(spec)}: tables are read from this machine alone.", "Copy it here, and name that.")
+    by = options.labels_from
+    if by is not None and by not in READERS:
+        raise BadInput(f"labels_from is '{by}'.", f"Use one of {', '.join(LABELS_FROM)}.")
+    by_key = by if by in ("folder", "filename", "none") else _by_pattern(options)
+    source = BucketSource(spec, replace(options, labels_from=by_key))
+    if by == by_key or source.single or (by is None and not holds_data_set(source)):
+        return source
+    return MirrorSource(source, options, open_source)
 
 
 def is_table(path: Path) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
@@ -17,13 +18,16 @@ from everlearn import faults, image
 from everlearn.catalog import labels, samples, scenes, turns
 from everlearn.catalog.samples import Place, Sample, id_of
 from everlearn.catalog.tables import now
+from everlearn.collect.fetch import Spool, ahead
 from everlearn.collect.moment import group_of, when_and_camera
 from everlearn.errors import BadInput, EverlearnError
 from everlearn.files import change, new_keys
 from everlearn.naming import is_scene
+from everlearn.s3 import OutOfReach
 from everlearn.types import Found, Refused, SampleId, Scene
 
 if TYPE_CHECKING:
+    from everlearn.collect.after import After
     from everlearn.collect.options import Source
     from everlearn.files import Change
     from everlearn.types import Progress
@@ -62,15 +66,21 @@ class _Read:
     known: bool
 
 
-def take(workspace: Workspace, name: str, source: Source, progress: Progress) -> Collected:
-    """Take in all that a source offers. name: what the user called it; kept with each sample."""
-    result = Collected()
+def take(workspace: Workspace, name: str, source: Source, progress: Progress, after: After | None = None) -> Collected:
+    """Take in all that a source offers. name: what the user called it; kept with each sample. after: what is then done
+    with objects of a bucket. Raises OutOfReach where the rest of a source cannot be had now."""
+    result, spool = Collected(), Spool(workspace.private(""))
     with progress.task("collect", source.estimate()) as task:
         found = _accepted(source.items(), result)
         while batch := list(islice(found, BATCH)):
             for read in _portions(_read(workspace, batch, _unchanged(workspace, batch), result)):
-                _take(workspace, name, read, result)
+                gone = _take(workspace, name, read, result)
+                for one in (one for one in read if "://" in one.found.uri):
+                    spool.drop(one.found)
+                if after is not None:
+                    _afterwards(workspace, [one.found for one in read if one.id not in gone], after, result)
             task.advance(len(batch))
+    spool.clear()
     return result
 
 
@@ -85,17 +95,26 @@ def _accepted(items: Iterable[Found | Refused], result: Collected) -> Iterator[F
 def _portions(items: Iterable[_Read]) -> Iterator[list[_Read]]:
     portion: list[_Read] = []
     held = 0
-    for item in items:
-        portion.append(item)
-        held += len(item.data or b"")
-        if held >= MOST_BYTES:
+    try:
+        for item in items:
+            portion.append(item)
+            held += len(item.data or b"")
+            if held >= MOST_BYTES:
+                yield portion
+                portion, held = [], 0
+    except OutOfReach:
+        if portion:  # what has come stays
             yield portion
-            portion, held = [], 0
+        raise
     if portion:
         yield portion
 
 
-def _take(workspace: Workspace, name: str, read: Sequence[_Read], result: Collected) -> None:
+def _take(workspace: Workspace, name: str, read: Sequence[_Read], result: Collected) -> set[SampleId]:
+    """Store and commit; returns what was forgotten, and so was not taken in."""
+    if all(one.data is None and one.found.label is None for one in read):
+        result.duplicates += len(read)
+        return set()
     with workspace.catalog.write() as tx:  # a write, because the first look may make the suppression key
         known = samples.known(tx, [one.id for one in read])
         gone = turns.are_suppressed(tx, [one.id for one in read])
@@ -129,6 +148,27 @@ def _take(workspace: Workspace, name: str, read: Sequence[_Read], result: Collec
     faults.point("collect.committed")
     result.collected += len(first)
     result.duplicates += len(again)
+    return gone
+
+
+def _afterwards(workspace: Workspace, found: Sequence[Found], after: After, result: Collected) -> None:
+    """Do with the objects what `collect.after` says, but with those that it was done with already."""
+    objects = {one.uri: one for one in found if "#" not in one.uri}
+    if after.leaves_a_trace:
+        with workspace.catalog.read() as tx:
+            for uri in samples.treated(tx, objects, after.text):
+                del objects[uri]
+    done = []
+    with ThreadPoolExecutor(workspace.config.collect.parallel) as pool:
+        for one, wrong in zip(objects.values(), pool.map(after.carry_out, objects.values()), strict=True):
+            if wrong is None:
+                done.append(one.uri)
+            else:
+                result.refuse(Refused(one.uri, wrong))
+            faults.point("collect.after")
+    if after.leaves_a_trace:
+        with workspace.catalog.write() as tx:
+            samples.treat(tx, done, after.text)
 
 
 def _unchanged(workspace: Workspace, batch: Sequence[Found]) -> dict[str, SampleId]:
@@ -150,16 +190,18 @@ def _place(found: Found) -> Place:
 def _read(
     workspace: Workspace, batch: Sequence[Found], there: dict[str, SampleId], result: Collected
 ) -> Iterator[_Read]:
-    for offered in batch:
+    for offered, read in ahead(batch, lambda one: one.uri not in there, workspace.config.collect.parallel):
         found = offered
         try:
             found = _labelled(workspace, found)
             if found.uri in there:
                 yield _Read(found, there[found.uri], None, True)
                 continue
-            data = found.read()
+            data = read()
             if not data:
                 raise BadInput("it has no bytes.", "")
+        except OutOfReach:
+            raise
         except EverlearnError as error:
             result.refuse(Refused(found.uri, str(error)))
         except OSError as error:
