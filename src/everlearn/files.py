@@ -30,15 +30,20 @@ SUFFIX = 8
 
 
 class Change:
-    """An open transaction, and the files that may go once it is committed."""
+    """An open transaction, and the files that may go once it is committed. moves: whether files are moved in it; what
+    they owe is written down otherwise, for `refile_owed`."""
 
-    def __init__(self, workspace: Workspace, tx: Connection) -> None:
+    def __init__(self, workspace: Workspace, tx: Connection, moves: bool = True) -> None:
         self.workspace = workspace
         self.tx = tx
+        self.moves = moves
         self._spare: list[str] = []
 
     def refile(self, ids: Collection[SampleId]) -> None:
         """Bring the files of these samples to where their rows say that they belong."""
+        if not self.moves:
+            samples.misplaced(self.tx, ids)
+            return
         moving = [one for one in samples.some(self.tx, ids).values() if not _in_place(one)]
         keys = new_keys(self.tx, moving, self._spare)
         for one in moving:
@@ -62,10 +67,10 @@ class Change:
 
 
 @contextmanager
-def change(workspace: Workspace) -> Iterator[Change]:
+def change(workspace: Workspace, moves: bool = True) -> Iterator[Change]:
     """A transaction on the catalog that may move files."""
     with workspace.catalog.write() as tx:
-        changed = Change(workspace, tx)
+        changed = Change(workspace, tx, moves)
         yield changed
         flush = getattr(workspace.store, "flush", None)
         if flush is not None:
@@ -73,6 +78,34 @@ def change(workspace: Workspace) -> Iterator[Change]:
         faults.point("files.before_commit")
     faults.point("files.committed")
     changed.clear()
+
+
+@contextmanager
+def beside(workspace: Workspace) -> Iterator[Change]:
+    """A transaction that never waits for other work on the workspace: what a person says while a training runs.
+
+    The catalog keeps writers apart by itself, so no lock is needed for the word. But whoever holds the lock may have
+    read where the files lie and be about to open them: none is moved then. Its name follows when the lock is free.
+    """
+    with workspace.lock_if_free() as free, change(workspace, moves=free) as changed:
+        yield changed
+
+
+def refile_owed(workspace: Workspace) -> int:
+    """Move the files that could not be moved when their samples changed, unless somebody works on the workspace now;
+    returns how many."""
+    with workspace.catalog.read() as tx:
+        owed = samples.all_misplaced(tx)
+    if not owed:
+        return 0
+    with workspace.lock_if_free() as free:
+        if not free:
+            return 0
+        for ids in samples.chunks(owed):
+            with change(workspace) as changed:
+                changed.refile(ids)
+                samples.placed(changed.tx, ids)
+    return len(owed)
 
 
 def folder_of(one: Sample) -> str:

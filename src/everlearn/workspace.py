@@ -180,6 +180,19 @@ class Workspace:
                 holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
             yield
 
+    @contextmanager
+    def lock_if_free(self) -> Iterator[bool]:
+        """The lock where nobody else has it, and whether that is so: for what can be put off, and must not wait."""
+        from filelock import Timeout
+
+        try:
+            held = self._lock.acquire(timeout=0)
+        except (Timeout, OSError, NotImplementedError):
+            yield False
+            return
+        with held:
+            yield True
+
     @cached_property
     def _lock(self) -> BaseFileLock:
         from filelock import FileLock

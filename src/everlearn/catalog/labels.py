@@ -28,6 +28,7 @@ from everlearn.types import LabelBy, SampleId
 
 CONFLICT = "conflict"
 REPORTED = "reported"
+UNDONE = "undone"
 PEOPLE = ("person", "feedback")
 FILES = ("folder", "filename", "csv", "yolo", "coco", "voc", "labelstudio", "option", "parent")
 

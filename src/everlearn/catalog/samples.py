@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from everlearn.catalog.tables import answer, sample, sighting, suppressed
+from everlearn.catalog.tables import answer, sample, setting, sighting, suppressed
 from everlearn.errors import BadInput, Missing
 from everlearn.types import STATUSES, SampleId, Status
 
@@ -203,8 +203,33 @@ def queue(tx: Connection, limit: int) -> list[Sample]:
 
 def erase(tx: Connection, ids: Collection[SampleId]) -> None:
     """Delete samples with their label events, sightings, memberships and augmented children."""
+    placed(tx, ids)
     for chunk in chunks(ids):
         tx.execute(sample.delete().where(sample.c.id.in_(chunk)))
+
+
+# files that wait to be moved
+
+_MISPLACED = "misplaced "
+"""Begins the name of a setting: the file of this sample is to be moved when nobody works on the workspace."""
+
+
+def misplaced(tx: Connection, ids: Collection[SampleId]) -> None:
+    """Remember that the files of these samples are not where they belong."""
+    placed(tx, ids)
+    if ids:
+        tx.execute(setting.insert(), [{"name": _MISPLACED + id, "value": True} for id in sorted(set(ids))])
+
+
+def all_misplaced(tx: Connection) -> list[SampleId]:
+    names = tx.execute(sa.select(setting.c.name).where(setting.c.name.startswith(_MISPLACED))).scalars()
+    return sorted(name.removeprefix(_MISPLACED) for name in names)
+
+
+def placed(tx: Connection, ids: Collection[SampleId]) -> None:
+    """These files are where they belong, or gone."""
+    for chunk in chunks(ids):
+        tx.execute(setting.delete().where(setting.c.name.in_([_MISPLACED + id for id in chunk])))
 
 
 # sightings

@@ -98,10 +98,12 @@ def build(tx: Connection, wanted: Iterable[Member], scores: Mapping[str, Any] | 
 
 
 def mark_learned(tx: Connection, number: int) -> None:
-    """The live memory now stands at this snapshot: its members are `learned`, and nothing else is."""
+    """The live memory now stands at this snapshot: its members are `learned`, and nothing else is; nor is one whose
+    label a person has changed since."""
     inside = sa.select(member.c.sample_id).where(
-        member.c.added <= number, sa.or_(member.c.removed.is_(None), member.c.removed > number)
-    )
+        member.c.added <= number, sa.or_(member.c.removed.is_(None), member.c.removed > number),
+        member.c.sample_id == sample.c.id, member.c.label == sample.c.label,
+    ).correlate(sample)  # fmt: skip
     change = sample.update()
     tx.execute(change.where(sample.c.learned, sample.c.id.not_in(inside)).values(learned=False))
     tx.execute(change.where(sa.not_(sample.c.learned), sample.c.id.in_(inside)).values(learned=True))

@@ -6,9 +6,9 @@ meets the target); below it an image waits for a person, the least certain first
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,10 +28,14 @@ BATCH = 256
 
 @dataclass(frozen=True, slots=True)
 class Labelling:
-    """labelled: by the model, now; queued: waiting for a person, in all."""
+    """labelled: by the model, now; queued: waiting for a person, in all; share: of the images that were looked at for
+    the first time, how many a person must look at, None where there was none; proof: what the thresholds rest on, where
+    boxes are labelled."""
 
     labelled: int
     queued: int
+    share: float | None = None
+    proof: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +54,23 @@ def automatic(workspace: Workspace, model: Sure | None, progress: Progress) -> L
     """Label what is validated and unlabelled, or queue it. Without a model everything is queued."""
     waiting = sample.c.status.in_(("validated", "queued")) & sample.c.label.is_(None)
     with workspace.catalog.read() as tx:
-        ids = [one.id for batch in samples.batches(tx, waiting) for one in batch if one.queue_reason != labels.CONFLICT]
-    done = 0
+        there = [one for batch in samples.batches(tx, waiting) for one in batch if one.queue_reason != labels.CONFLICT]
+    ids, new = [one.id for one in there], {one.id for one in there if one.status == "validated"}
+    sure: set[SampleId] = set()
     with progress.task("label", len(ids)) as task:
         for start in range(0, len(ids), BATCH):
-            done += _label(workspace, model, ids[start : start + BATCH])
+            sure |= _label(workspace, model, ids[start : start + BATCH])
             task.advance(min(BATCH, len(ids) - start))
     with workspace.catalog.read() as tx:
-        return Labelling(done, samples.counts(tx)["queued"])
+        return Labelling(len(sure), samples.counts(tx)["queued"], len(new - sure) / len(new) if new else None)
 
 
-def _label(workspace: Workspace, model: Sure | None, ids: Sequence[SampleId]) -> int:
+def _label(workspace: Workspace, model: Sure | None, ids: Sequence[SampleId]) -> set[SampleId]:
+    """Returns those that were labelled."""
     answers = list(model.predict(ids)) if model else [None] * len(ids)
     threshold = model.threshold if model else None
-    words, queue = [], []
+    words: list[labels.Said] = []
+    queue: list[dict[str, Any]] = []
     for id, answer in zip(ids, answers, strict=True):
         sure = answer is not None and threshold is not None and answer.confidence >= threshold
         strange = (
@@ -75,12 +82,13 @@ def _label(workspace: Workspace, model: Sure | None, ids: Sequence[SampleId]) ->
             reason = "no_model" if answer is None else UNKNOWN if strange else "unsure"
             queue.append({"id": id, "queued": True, "queue_reason": reason, "urgency": _urgency(answer)})
     with change(workspace) as changed:
-        samples.change(changed.tx, queue)
+        there = samples.some(changed.tx, ids)  # a person may have spoken while the model was asked
+        samples.change(changed.tx, [row for row in queue if there[row["id"]].label is None])
         labels.say(changed.tx, words)
         samples.restate(changed.tx, ids)
         changed.refile([word.sample_id for word in words])
     faults.point("label.committed")
-    return len(words)
+    return {word.sample_id for word in words}
 
 
 def _urgency(answer: Prediction | None) -> float:

@@ -1,4 +1,7 @@
-"""What people say: a label by hand, taking it back, letting a refused image out, answering the queue."""
+"""What people say: a label by hand, taking it back, letting a refused image out, answering the queue.
+
+Nobody waits for a training to say a word: see `files.beside`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import TYPE_CHECKING
 from everlearn.catalog import labels, samples, scenes
 from everlearn.catalog.tables import who as this_person
 from everlearn.errors import BadInput
-from everlearn.files import change
+from everlearn.files import beside
 
 if TYPE_CHECKING:
     from everlearn.catalog.samples import Sample
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 def say(workspace: Workspace, id: str, label: str, who: str | None = None) -> SampleId:
     """A person's label for one sample; it holds over every other word. Raises BadInput, Missing."""
     text = labels.cleaned(label, workspace.config)
-    with change(workspace) as changed:
+    with beside(workspace) as changed:
         one = _original(samples.get(changed.tx, id))
         labels.say(changed.tx, [labels.Said(one.id, text, "person", who or this_person())])
         changed.refile([one.id])
@@ -31,11 +34,10 @@ def draw(workspace: Workspace, id: str, scene: Scene, who: str | None = None) ->
     BadInput, Missing."""
     if workspace.config.task != "detect":
         raise BadInput(f"Boxes are for task detect; this workspace is for {workspace.config.task}.", "Give a label.")
-    with change(workspace) as changed:
+    with beside(workspace) as changed:
         one = _original(samples.get(changed.tx, id))
         (label,) = scenes.keep(changed.tx, [scene])
         labels.say(changed.tx, [labels.Said(one.id, label, "person", who or this_person())])
-        scenes.settle_proposals(changed.tx, [one.id])
         changed.refile([one.id])
     return one.id
 
@@ -44,7 +46,7 @@ def deny(workspace: Workspace, id: str, label: str, who: str | None = None) -> S
     """A person says what one sample is not: it is learned as a negative, unless it is known to be something else.
     Raises BadInput, Missing."""
     text = labels.denying(label, workspace.config)
-    with change(workspace) as changed:
+    with beside(workspace) as changed:
         one = _original(samples.get(changed.tx, id))
         labels.say(changed.tx, [labels.Said(one.id, text, "person", who or this_person())])
         changed.refile([one.id])
@@ -53,17 +55,32 @@ def deny(workspace: Workspace, id: str, label: str, who: str | None = None) -> S
 
 def undo(workspace: Workspace, id: str) -> str | None:
     """Take back the last word on a sample; returns the label that holds now. Raises BadInput, Missing."""
-    with change(workspace) as changed:
+    with beside(workspace) as changed:
         one = _original(samples.get(changed.tx, id))
         label = labels.undo(changed.tx, one.id)
         changed.refile([one.id])
     return label
 
 
+def ask_again(workspace: Workspace, id: str, who: str) -> SampleId:
+    """Take back this person's own last word on a sample, and put it back into the queue. Raises BadInput, Missing."""
+    with beside(workspace) as changed:
+        one = _original(samples.get(changed.tx, id))
+        said = labels.events(changed.tx, [one.id])
+        if not said or said[-1].by != "person" or said[-1].who != who:
+            raise BadInput(f"The last word on sample {one.id} is not yours.", "See: everlearn label --history ID")
+        labels.undo(changed.tx, one.id)
+        back = {"id": one.id, "queued": True, "queue_reason": labels.UNDONE, "urgency": 2.5}
+        samples.change(changed.tx, [back])
+        samples.restate(changed.tx, [one.id])
+        changed.refile([one.id])
+    return one.id
+
+
 def release(workspace: Workspace, ids: Sequence[str]) -> list[SampleId]:
     """Let samples out of quarantine; validation will not refuse them again. Raises BadInput where one is not in it,
     or where its file cannot be decoded at all."""
-    with change(workspace) as changed:
+    with beside(workspace) as changed:
         found = [samples.get(changed.tx, id) for id in ids]
         for one in found:
             if one.status != "quarantined":

@@ -15,6 +15,7 @@ from everlearn.catalog import answers, samples, snapshots, turns, versions
 from everlearn.catalog.samples import id_of
 from everlearn.catalog.tables import evaluation
 from everlearn.errors import EverlearnError
+from everlearn.files import refile_owed
 from everlearn.stages.traces import FOUND
 from everlearn.store import LocalStore
 from everlearn.workspace import (
@@ -77,6 +78,8 @@ def doctor(workspace: Workspace, progress: Progress, *, deep: bool = False) -> H
     """Bring folders and catalog into step. Spare copies go, rows find their files again, strangers are set aside."""
     health = Health()
     _unfinished(workspace, health)
+    if moved := refile_owed(workspace):
+        health.mended.append(f"moved {moved} files that were labelled during other work")
     strays = _strays(workspace, progress, health)
     _rows(workspace, progress, health, strays, deep=deep)
     _set_aside(workspace, health, strays)
