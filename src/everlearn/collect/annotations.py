@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from everlearn.collect.files import IMAGE_ENDINGS, Entry, offer, read_regular, why
+from everlearn.collect.files import IMAGE_ENDINGS, Entry, offer, printable, read_regular, why
+from everlearn.collect.folder import Names
+from everlearn.collect.options import SourceOptions
 from everlearn.errors import BadInput
-from everlearn.naming import clean_label, time_in_name
+from everlearn.naming import clean_label, coarse, parse_name
 from everlearn.types import Box, Found, Refused
 
 SLACK = 0.02
@@ -39,6 +42,11 @@ def only_class(boxes: Sequence[Box]) -> str | None:
     """The label of an image whose objects are all of one class, for tasks without boxes."""
     labels = {one.label for one in boxes}
     return labels.pop() if len(labels) == 1 else None
+
+
+def declared(names: Iterable[str]) -> tuple[str, ...] | None:
+    """The classes that a data set was labelled for, by the names it declares; None where it declares none."""
+    return tuple(sorted({coarse(name) for name in names})) or None
 
 
 def text_of(path: str, limit: int = MAX_ANNOTATION_BYTES) -> str:
@@ -86,8 +94,30 @@ def with_endings(stem: str) -> list[str]:
     return [f"{stem}.{cased}" for kind in usual for cased in (kind, kind.upper())]
 
 
-def found_at(entry: Entry, max_bytes: int | None) -> Found | Refused:
-    """An annotated image, with the time its name tells."""
-    found = offer(entry, max_bytes)
-    when = time_in_name(entry.name)
-    return replace(found, captured_at=when, time_from="name") if isinstance(found, Found) and when else found
+_OURS = re.compile(r"[0-9a-f]{32}")
+_ROBOFLOW = re.compile(r"(.+)\.rf\.[0-9A-Za-z]{16,}\.[A-Za-z0-9]+")
+
+
+def found_at(entry: Entry, options: SourceOptions) -> Found | Refused:
+    """An annotated image, with what its name tells of time, camera and group: by the pattern, or by our own form.
+
+    Roboflow numbers the copies that it augments (`a_jpg.rf.HASH.jpg`): without a time they are held together by the
+    name that they share, so that no copy of a training image is tested on.
+    """
+    found = offer(entry, options.max_bytes)
+    said = Names(options).said(entry, None) if isinstance(found, Found) else found
+    if isinstance(found, Refused) or isinstance(said, Refused):
+        return said  # type: ignore[return-value]
+    camera, group = said.camera, said.group
+    if camera is None and (ours := parse_name(entry.name)) and _OURS.fullmatch(ours.suffix or ""):
+        camera = ours.source
+    if group is None and said.when is None and (copy := _ROBOFLOW.fullmatch(entry.name)):
+        group = f"roboflow:{copy[1]}"
+    found = replace(found, camera=camera, group=group)
+    return replace(found, captured_at=said.when, time_from="name") if said.when else found
+
+
+def said_of_origin(value: Any) -> str | None:
+    """A name, version, licence or address that a data set gives of itself, as one short line."""
+    text = printable(str(value).strip(), 300) if isinstance(value, str | int | float) else ""
+    return text or None

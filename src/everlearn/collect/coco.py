@@ -11,7 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from everlearn.collect.annotations import box, class_name, found_at, number, only_class, size_of, text_of
+from everlearn.catalog.origins import Origin, together
+from everlearn.collect.annotations import (
+    box,
+    class_name,
+    declared,
+    found_at,
+    number,
+    only_class,
+    said_of_origin,
+    size_of,
+    text_of,
+)
 from everlearn.collect.files import Entry, entry_at, is_there, refused, why
 from everlearn.collect.options import SourceOptions
 from everlearn.errors import BadInput
@@ -24,7 +35,8 @@ MAX_JSON_BYTES = 512 << 20
 class CocoSource:
     """Images with boxes. path: the data set's folder, or one JSON file in it or in its `annotations`.
 
-    Crowds (`iscrowd`) have no box of their own and are passed over. Raises BadInput where there is no annotation file.
+    An image that is listed without boxes was looked at: nothing of the categories is in it. Crowds (`iscrowd`) have no
+    box of their own and are passed over. Raises BadInput where there is no annotation file.
     """
 
     def __init__(self, path: str, options: SourceOptions) -> None:
@@ -36,6 +48,7 @@ class CocoSource:
         self.files = [here] if here.is_file() else coco_files(here)
         if not self.files:
             raise BadInput(f"There is no COCO annotation in {here.name}.", "Put it into annotations/, or name it.")
+        self.origins: list[Origin] = []
 
     def items(self) -> Iterator[Found | Refused]:
         for file in self.files:
@@ -44,10 +57,16 @@ class CocoSource:
             except BadInput as error:
                 yield refused(str(file), error.message)
                 continue
+            self.origins.append(_origin(said))
             yield from self._file(file, said)
 
     def estimate(self) -> int | None:
         return None
+
+    @property
+    def origin(self) -> Origin:
+        """Of what was read so far."""
+        return together(self.origins)
 
     def _file(self, file: Path, said: dict[str, Any]) -> Iterator[Found | Refused]:
         names: dict[Any, str] = {}
@@ -60,10 +79,12 @@ class CocoSource:
         for one in _records(said.get("annotations")):
             objects.setdefault(_key(one.get("image_id")), []).append(one)
         bases = self._bases(file)
+        about = declared(_looked_for(said, names))
         listed = set()
         for image in _records(said.get("images")):
             listed.add(_key(image.get("id")))
-            yield self._image(image, file, bases, names, objects.get(_key(image.get("id")), []))
+            found = self._image(image, file, bases, names, objects.get(_key(image.get("id")), []))
+            yield replace(found, about=about) if isinstance(found, Found) else found
         for key in objects.keys() - listed:
             yield refused(str(file), f"{len(objects[key])} annotations of the image {key}, which is not listed")
 
@@ -85,7 +106,7 @@ class CocoSource:
             return refused(f"{file}: {name}" if isinstance(name, str) else str(file), error.message)
         except OSError as error:
             return refused(f"{file}: {name}", why(error))
-        found = found_at(entry, self.options.max_bytes)
+        found = found_at(entry, self.options)
         if isinstance(found, Refused):
             return found
         label = only_class(boxes)
@@ -138,6 +159,31 @@ def _load(file: Path) -> dict[str, Any]:
     if not isinstance(said, dict) or not isinstance(said.get("images"), list):
         raise BadInput("no COCO annotations: it has no list of images", "")
     return said
+
+
+def _looked_for(said: dict[str, Any], names: dict[Any, str]) -> Iterator[str]:
+    """The names of the categories, but for Roboflow's root, which has no objects and the others below it."""
+    used = {_key(one.get("category_id")) for one in _records(said.get("annotations"))}
+    categories = list(_records(said.get("categories")))
+    above = {one.get("supercategory") for one in categories if isinstance(one.get("supercategory"), str)}
+    for one in categories:
+        key = _key(one.get("id"))
+        is_root = one.get("supercategory") == "none" and one.get("name") in above and key not in used
+        if key in names and not is_root:
+            yield names[key]
+
+
+def _origin(said: dict[str, Any]) -> Origin:
+    info = said.get("info")
+    info = info if isinstance(info, dict) else {}
+    licences = {
+        said_of_origin(one.get("name")) or said_of_origin(one.get("url")) for one in _records(said.get("licenses"))
+    }
+    fields = {
+        name: said_of_origin(info.get(key))
+        for name, key in (("name", "description"), ("version", "version"), ("url", "url"))
+    }
+    return Origin(**fields, licence=", ".join(sorted(one for one in licences if one)) or None)
 
 
 def _records(said: Any) -> Iterator[dict[str, Any]]:

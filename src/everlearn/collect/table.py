@@ -65,15 +65,15 @@ class CsvSource:
             return refused(where, f"'{row['time'][:40]}' is no time such as 2025-07-04 13:30:22")
         except OSError as error:
             return refused(where, f"{row['path']}: {why(error)}")
-        found = found_at(entry, self.options.max_bytes)
+        found = found_at(entry, self.options)
         if isinstance(found, Refused):
             return found
         return replace(
             found,
             label=label,
             label_by="csv" if label is not None else None,
-            camera=row.get("camera") or None,
-            group=row.get("group") or None,
+            camera=row.get("camera") or found.camera,
+            group=row.get("group") or found.group,
             captured_at=when or found.captured_at,
             time_from="name" if when else found.time_from,
         )

@@ -33,7 +33,7 @@ _IMAGE_FOLDERS = ("JPEGImages", "images", "Images")
 
 class VocSource:
     """Images with boxes. path: the data set's folder, or one annotation. Images without an annotation are taken too,
-    with unknown boxes."""
+    with unknown boxes. Which classes were looked for, the format does not say."""
 
     def __init__(self, path: str, options: SourceOptions) -> None:
         here = Path(path).absolute()
@@ -53,7 +53,7 @@ class VocSource:
             elif ending(entry.name) == "xml":
                 yield self._annotated(entry)
             elif ending(entry.name) in IMAGE_ENDINGS and not is_there(_annotation_of(entry)):
-                yield found_at(entry, self.options.max_bytes)
+                yield found_at(entry, self.options)
 
     def estimate(self) -> int | None:
         if self.single:
@@ -70,7 +70,7 @@ class VocSource:
             return refused(entry.path, error.message)
         except OSError as error:
             return refused(entry.path, why(error))
-        found = found_at(image, self.options.max_bytes)
+        found = found_at(image, self.options)
         if isinstance(found, Refused):
             return found
         label = only_class(boxes)

@@ -1,21 +1,46 @@
 """YOLO data sets: `images/…/a.jpg` beside `labels/…/a.txt`, or the text beside the image; class names in `data.yaml`.
+Roboflow's exports are such: `train/images` and `train/labels`, `valid`, `test`.
 
 A line is `class x y width height` (centre and size, as shares of the image), with a confidence if it was predicted,
 with key points if the YAML has `kpt_shape`; or `class x1 y1 x2 y2 …`, a polygon, of which the surrounding box is kept.
 https://docs.ultralytics.com/datasets/detect/
 """
+# ruff: noqa: PTH112, PTH113, PTH118, PTH120
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from everlearn.collect.annotations import box, class_name, found_at, number, only_class, text_of, with_endings
-from everlearn.collect.files import IMAGE_ENDINGS, Entry, ending, entry_at, is_there, printable, refused, walk, why
+from everlearn.catalog.origins import Origin
+from everlearn.collect.annotations import (
+    box,
+    class_name,
+    declared,
+    found_at,
+    number,
+    only_class,
+    said_of_origin,
+    text_of,
+    with_endings,
+)
+from everlearn.collect.files import (
+    IMAGE_ENDINGS,
+    Entry,
+    ending,
+    entry_at,
+    is_there,
+    is_within,
+    printable,
+    refused,
+    walk,
+    why,
+)
 from everlearn.collect.options import SourceOptions
 from everlearn.errors import BadInput
 from everlearn.types import Box, Found, Refused
@@ -24,10 +49,18 @@ YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _NOT_LABELS = frozenset({"classes.txt", "obj.names", "readme.txt", "requirements.txt", "license.txt"})
 
 
-class YoloSource:
-    """Images with boxes. path: the folder, or its YAML. Without class names a class is called by its number.
+_SIDES = ("train", "val", "valid", "validation", "test")
+_LISTS = frozenset({"txt"})
+MAX_LIST_BYTES = 256 << 20
+"""Of a text that lists images."""
 
-    An image without a text has unknown boxes (None); an empty text says that there is nothing to see (no boxes).
+
+class YoloSource:
+    """Images with boxes. path: the folder, of which all is taken, or its YAML, and then what that lists as train, val
+    and test. Without class names a class is called by its number; the names are the classes that were looked for.
+
+    An image without a text has unknown boxes (None): Ultralytics takes it for one on which there is nothing, but it may
+    as well be one that nobody has labelled yet. An empty text says that there is nothing to see (no boxes).
     A line that cannot be refuses its image: with a box missing it would teach that there is nothing.
     Raises BadInput for a YAML that cannot be read.
     """
@@ -42,10 +75,13 @@ class YoloSource:
         if not self.names and is_there(Path(self.root) / "classes.txt"):
             lines = text_of(str(Path(self.root) / "classes.txt")).splitlines()
             self.names = {index: class_name(line) for index, line in enumerate(lines) if line.strip()}
+        self.about = declared(self.names.values())
         self.key_points = "kpt_shape" in said
+        self.origin = _origin(said)
+        self.listed = listed(said, self.root) if here.is_file() else []
 
     def items(self) -> Iterator[Found | Refused]:
-        for entry in walk(self.root, self.options.exclude):
+        for entry in self._entries():
             if isinstance(entry, Refused):
                 yield entry
             elif ending(entry.name) in IMAGE_ENDINGS:
@@ -54,11 +90,25 @@ class YoloSource:
                 yield refused(entry.path, "there is no image to this annotation")
 
     def estimate(self) -> int | None:
-        entries = walk(self.root, self.options.exclude, with_stat=False)
+        entries = self._entries(with_stat=False)
         return sum(1 for one in entries if isinstance(one, Entry) and ending(one.name) in IMAGE_ENDINGS)
 
+    def _entries(self, *, with_stat: bool = True) -> Iterator[Entry | Refused]:
+        if not self.listed:
+            yield from walk(self.root, self.options.exclude, with_stat=with_stat)
+        for place in self.listed:
+            if isinstance(place, Refused):
+                yield place
+            elif ending(place) in _LISTS:
+                yield from _list(place, self.root)
+            else:
+                below = os.path.relpath(place, self.root).replace(os.sep, "/")
+                for one in walk(place, self.options.exclude, with_stat=with_stat):
+                    inside = replace(one, below=f"{below}/{one.below}") if isinstance(one, Entry) else one
+                    yield one if below == "." else inside
+
     def _image(self, entry: Entry) -> Found | Refused:
-        found = found_at(entry, self.options.max_bytes)
+        found = found_at(entry, self.options)
         if isinstance(found, Refused):
             return found
         text = _sibling(entry.below, "images", "labels", "txt")
@@ -76,7 +126,7 @@ class YoloSource:
         except OSError as error:
             return refused(entry.path, f"its annotation {text}: {why(error)}")
         label = only_class(boxes)
-        return replace(found, boxes=tuple(boxes), label=label, label_by="yolo")
+        return replace(found, boxes=tuple(boxes), about=self.about, label=label, label_by="yolo")
 
     def _line(self, line: str, count: int) -> Box:
         try:
@@ -107,6 +157,70 @@ class YoloSource:
         if ending(entry.name) != "txt" or entry.name.lower() in _NOT_LABELS:
             return False
         return "labels" in entry.below.split("/")[:-1]
+
+
+def listed(said: dict[Any, Any], root: str) -> list[str | Refused]:
+    """The folders and lists of images that a data.yaml names, each once, as far as they lie in its folder; none where
+    it names none. Exports are moved about and name their folder as it once was (`path`, `../train/images`): so a place
+    is looked for below `path`, below the YAML's own folder, and there without the steps up, as Ultralytics does.
+    """
+    found: list[str | Refused] = []
+    base = said.get("path") if isinstance(said.get("path"), str) else "."
+    for side in _SIDES:
+        given = said.get(side)
+        for one in given if isinstance(given, list) else [given]:
+            if one is None:
+                continue
+            place = _inside(one, [str(base), "."], root) if isinstance(one, str) else None
+            found.append(place or refused(f"{side}: {one}", "it is not there, or leads out of the data set's folder"))
+    places = sorted({place for place in found if isinstance(place, str)})
+    outer = [one for one in places if not any(is_within(one, other) and one != other for other in places)]
+    return [*outer, *(one for one in found if isinstance(one, Refused))]
+
+
+def _inside(place: str, bases: Sequence[str], root: str) -> str | None:
+    """A folder, or a list of images, in the root."""
+    steps = place.replace("\\", "/")
+    while steps.startswith("../"):
+        steps = steps[3:]
+    for base, one in [*((base, place) for base in bases), (".", steps)]:
+        full = os.path.normpath(os.path.join(root, base, one))
+        try:
+            inside = is_within(full, root) and is_within(os.path.realpath(full), os.path.realpath(root))
+            if inside and (os.path.isdir(full) or (ending(full) in _LISTS and os.path.isfile(full))):
+                return full
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def _list(path: str, root: str) -> Iterator[Entry | Refused]:
+    """The images that a text names, a line each, from its own folder or the data set's."""
+    try:
+        lines = text_of(os.path.realpath(path), MAX_LIST_BYTES).splitlines()
+    except BadInput as error:
+        yield refused(path, error.message)
+        return
+    for line in filter(None, map(str.strip, lines)):
+        try:
+            try:
+                yield entry_at(line, root, os.path.dirname(path))
+            except OSError:
+                yield entry_at(line, root)
+        except BadInput as error:
+            yield refused(f"{path}: {line}", error.message)
+        except OSError as error:
+            yield refused(f"{path}: {line}", why(error))
+
+
+def _origin(said: dict[Any, Any]) -> Origin:
+    """Roboflow's block, or the keys that others use."""
+    block = said.get("roboflow")
+    told: dict[Any, Any] = block if isinstance(block, dict) else said
+    parts = [said_of_origin(told.get(key)) for key in ("workspace", "project")]
+    name = "/".join(part for part in parts if part) or said_of_origin(said.get("name"))
+    licence = said_of_origin(told.get("license")) or said_of_origin(told.get("licence"))
+    return Origin(name, said_of_origin(told.get("version")), licence, said_of_origin(told.get("url")))
 
 
 def _sibling(below: str, folder: str, other: str, kind: str) -> str:
