@@ -205,7 +205,7 @@ def classification(answers: Answers, *, shown: int = 20, worst: int = 50, seed: 
         ece=figures[4] if confidence is not None else None,
         classes=_class_table(true, said, names),
         cameras=_camera_table(answers),
-        confusion=_confusion(true, said, names, shown),
+        confusion=confusion(true, said, names, shown),
         reliability=() if confidence is None else _reliability(confidence, true == said),
         mistakes=_mistakes(answers, worst),
     )
@@ -301,7 +301,7 @@ def _camera_table(answers: Answers) -> tuple[CameraScore, ...]:
     )
 
 
-def _confusion(true: Ints, said: Ints, names: Sequence[str], shown: int) -> Confusion:
+def confusion(true: Ints, said: Ints, names: Sequence[str], shown: int = 20) -> Confusion:
     """Every confused pair, and the matrix of all classes or, where there are more, of the `shown` most confused."""
     images = np.bincount(true, minlength=len(names))
     wrong = true != said

@@ -39,8 +39,8 @@ from everlearn.evaluate.compare import (
     verdict_of,
 )
 from everlearn.evaluate.detection.matching import Matched, Seen, matched
-from everlearn.evaluate.detection.metrics import Counts, mean_over_classes, operating, resampled, units
-from everlearn.evaluate.detection.precision import rankings
+from everlearn.evaluate.detection.metrics import Counts, operating, resampled, units
+from everlearn.evaluate.detection.precision import mean_over_classes, rankings
 
 if TYPE_CHECKING:
     from everlearn.evaluate.detection.matching import Bools
@@ -90,10 +90,10 @@ def compare_detection(
     before, after = (float(value) for value in mean_over_classes(values.T))
     change, resamples = after - before, np.diff(mean_over_classes(drawn.swapaxes(0, 1)), axis=0)[0]
     error = _spread(resamples)
-    half = float(t.ppf(1 - spend / 2, n - 1)) * error if n > 1 else math.inf
+    half = float(t.ppf(1 - spend / 2, n - 1)) * error if n > 1 else 2.0
     booted = np.quantile(resamples[np.isfinite(resamples)], [spend / 2, 1 - spend / 2])
-    silent = tango(0, 0, n, spend)[1]
-    interval = min(change - max(half, silent), float(booted[0])), max(change + max(half, silent), float(booted[1]))
+    half = max(half, tango(0, 0, n, spend)[1])
+    interval = max(-1.0, min(change - half, float(booted[0]))), min(1.0, max(change + half, float(booted[1])))
     p_value = 2 * _tail(abs(change), error, n)
     verdict = verdict_of(p_value, interval, margin, spend)
     images, z = len(pair.unit), float(norm.ppf(1 - spend / 2) + norm.ppf(POWER))

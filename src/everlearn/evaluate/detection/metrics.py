@@ -20,9 +20,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from everlearn.errors import BadInput
+from everlearn.evaluate.detection.curves import Curve, curves
+from everlearn.evaluate.detection.errors import Case, Errors, errors
 from everlearn.evaluate.detection.matching import IOUS, Matched, Seen, matched, of_size
-from everlearn.evaluate.detection.precision import CELLS, Ranking, ranked, ranking, rankings, truths
+from everlearn.evaluate.detection.precision import CELLS, Ranking, mean_over_classes, ranked, ranking, rankings, truths
 from everlearn.evaluate.figures import Figure, Result, bias_corrected, exact_share, resampled_weights, units_of
+from everlearn.evaluate.metrics import Confusion
 
 if TYPE_CHECKING:
     from everlearn.evaluate.detection.matching import Bools
@@ -88,7 +91,7 @@ class CameraScore(Result):
 @dataclass(frozen=True, slots=True)
 class DetectionMetrics(Result):
     """The scores of a detector. boxes: true ones. confidence: the operating confidence, None where each class has its
-    own."""
+    own. confusion: true by found at the operating confidence, with a class "" for the background."""
 
     n: int
     boxes: int
@@ -101,6 +104,14 @@ class DetectionMetrics(Result):
     classes: tuple[ClassScore, ...]
     sizes: tuple[SizeScore, ...]
     cameras: tuple[CameraScore, ...]
+    errors: Errors
+    confusion: Confusion
+    curves: tuple[Curve, ...]
+
+    @property
+    def mistakes(self) -> tuple[Case, ...]:
+        """The worst errors, kind by kind."""
+        return self.errors.worst
 
     def headline(self) -> dict[str, Figure]:
         return {name: getattr(self, name) for name in HEADLINE}
@@ -125,6 +136,7 @@ def detection(
     unit = units(found.images)
     values, average = _scores(counts, each, np.ones((len(unit), 1)))
     drawn = [_scores(counts, each, weights) for weights in resampled(each, unit, seed)]
+    wrong, confused = errors(found, used)
     several = len(set(used.tolist())) > 1
     return DetectionMetrics(
         n=len(found.images),
@@ -134,7 +146,18 @@ def detection(
         classes=_class_table(found, counts, used, average[:, :, 0], np.concatenate([a[0] for _, a in drawn], axis=1)),
         sizes=tuple(_size(name, found, *limits) for name, limits in SIZES.items()),
         cameras=_camera_table(found, counts, each, seed),
+        errors=wrong,
+        confusion=confused,
+        curves=curves(found),
     )
+
+
+def average_precisions(images: Sequence[Seen], classes: Sequence[str]) -> dict[str, float]:
+    """AP50 of each class that occurs in the truth: all that a history of versions needs."""
+    found = matched(images, classes)
+    ones = np.ones((len(found.images), 1))
+    values = [one.average_precision(ones)[0, 0] for one in rankings(found, levels=1)]
+    return {name: float(value) for name, value in zip(classes, values, strict=True) if np.isfinite(value)}
 
 
 def operating(found: Matched, confidence: float | Mapping[str, float] | None = None) -> Floats:
@@ -206,13 +229,6 @@ class Counts:
 def units(images: Sequence[Seen]) -> Ints:
     """What is resampled together: the group of each image, or the image by itself. -> (I,)"""
     return units_of([one.group for one in images], len(images))
-
-
-def mean_over_classes(average: Floats) -> Floats:
-    """(C, …) -> (…): the mean over the classes that have a value; NaN where none has one."""
-    there = np.isfinite(average)
-    with np.errstate(invalid="ignore"):
-        return np.where(there, average, 0.0).sum(axis=0) / there.sum(axis=0)
 
 
 def _scores(counts: Counts, each: Sequence[Ranking], weights: Floats) -> tuple[Floats, Floats]:

@@ -94,6 +94,13 @@ def truths(matched: Matched, wanted: Bools | None = None) -> Any:
     return csr_matrix((counted, (truth.label, truth.image)), shape=(len(matched.classes), len(matched.images)))
 
 
+def mean_over_classes(average: Floats) -> Floats:
+    """(C, …) -> (…): the mean over the classes that have a value; NaN where none has one."""
+    there = np.isfinite(average)
+    with np.errstate(invalid="ignore"):
+        return np.where(there, average, 0.0).sum(axis=0) / there.sum(axis=0)
+
+
 def _recalls_within(recall: Floats) -> Ints:
     """How many of the 101 recalls are at or below each: exactly as `searchsorted` counts them, but faster."""
     count = (100 * recall + 1e-6).astype(np.int64)
