@@ -119,7 +119,7 @@ def test_a_single_file(tmp_path: Path) -> None:
 def test_sources_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(Missing):
         open_source(str(tmp_path / "nothing\nhere"))
-    for bad in ("s3://bucket/x", "/dev/null", "a" * 5000, "a\0b"):
+    for bad in ("ftp://host/x", "s3://bucket/table.csv", "/dev/null", "a" * 5000, "a\0b"):
         with pytest.raises(BadInput):
             open_source(bad)
     with pytest.raises(BadInput):

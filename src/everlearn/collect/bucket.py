@@ -46,7 +46,8 @@ class BucketSource:
     """All images and videos below a prefix of a bucket, which is a folder's name: `s3://b/door` takes `door/a.jpg`, not
     `doorway/a.jpg`. Or one object. Labels, times and cameras come from keys, as in a folder.
 
-    Raises BadConfig for an address that is none, Missing where there is nothing, OutOfReach, and what `Names` raises.
+    Raises BadConfig for an address that is none, BadInput for options that cannot be. Nothing is asked of the bucket
+    yet; then everything raises OutOfReach.
     """
 
     def __init__(self, url: str, options: SourceOptions) -> None:
@@ -57,16 +58,14 @@ class BucketSource:
         self.prefix = key if self.single else f"{key.rstrip('/')}/" if key.strip("/") else ""
         self.url = f"s3://{name}/{self.prefix}".rstrip("/")
         self.spool = Spool(Path(options.scratch)) if options.scratch else None
-        if next(self.objects(), None) is None and options.after == "keep":
-            raise Missing(f"There is nothing at {self.url}.", "Correct the prefix, or wait until something is there.")
+
+    def is_empty(self) -> bool:
+        return next(self.objects(), None) is None
 
     def items(self) -> Iterator[Found | Refused]:
         root_label = self._root_label() if self.names.by == "folder" else None
-        for one in self.objects():
+        for one in self.pictures():
             entry = self.entry(one)
-            kind = ending(entry.name)
-            if is_left_behind(entry.below) or kind not in IMAGE_ENDINGS | VIDEO_ENDINGS:
-                continue
             said = self.names.said(entry, root_label)
             found = said if isinstance(said, Refused) else self.offer(one)
             if isinstance(found, Refused) or isinstance(said, Refused):
@@ -74,13 +73,19 @@ class BucketSource:
                 continue
             if said.when:
                 found = replace(found, captured_at=said.when, time_from="name")
-            parts = self._video(entry, found) if kind in VIDEO_ENDINGS else iter([found])
+            parts = self._video(entry, found) if ending(one.key) in VIDEO_ENDINGS else iter([found])
             for part in parts:
                 yield part if isinstance(part, Refused) else said.put_on(part, self.names.label_by)
 
     def estimate(self) -> int | None:
         """Counting them is listing them."""
         return None
+
+    def pictures(self) -> Iterator[Object]:
+        """What is listed now and is an image or a video by its name; the rest is passed over."""
+        for one in self.objects():
+            if ending(one.key) in IMAGE_ENDINGS | VIDEO_ENDINGS and not is_left_behind(self.entry(one).below):
+                yield one
 
     def entry(self, one: Object) -> Entry:
         """An object as the readers of folders know files."""

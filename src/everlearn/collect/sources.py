@@ -7,10 +7,12 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+from everlearn.catalog.origins import Origin
 from everlearn.collect.bucket import BucketSource
 from everlearn.collect.coco import CocoSource, coco_files
 from everlearn.collect.files import ending, is_there, printable
 from everlearn.collect.folder import FolderSource
+from everlearn.collect.label_studio import LabelStudioSource, label_studio_files, looks_like_label_studio
 from everlearn.collect.mirror import MirrorSource, holds_data_set
 from everlearn.collect.options import LABELS_FROM, LabelsFrom, Source, SourceOptions
 from everlearn.collect.rows import RowsSource
@@ -30,19 +32,20 @@ READERS: dict[LabelsFrom, Callable[[str, SourceOptions], Source]] = {
     "yolo": YoloSource,
     "coco": CocoSource,
     "voc": VocSource,
+    "labelstudio": LabelStudioSource,
 }
 _BY_ENDING: dict[str, LabelsFrom] = {"csv": "csv", "yaml": "yolo", "yml": "yolo", "json": "coco", "xml": "voc"}
 _SIDES = (("train", "training"), ("val", "valid", "validation", "test"))
 
 
-def open_source(spec: str, options: SourceOptions | None = None) -> Source:
+def open_source(spec: str, options: SourceOptions | None = None) -> Opened:
     """A source by its path or address. Nothing is read of it yet but how it is laid out.
 
     Raises Missing where there is nothing, BadInput for what cannot be a source or an option that cannot be.
     """
     options = options or SourceOptions()
     if "://" in spec:
-        return _Declared(_elsewhere(spec, options), options)
+        return Opened(_elsewhere(spec, options), options)
     path = Path(spec)
     if "\0" in spec:
         raise BadInput(f"'{printable(spec)}' is no path.", "Name a file or a folder.")
@@ -54,16 +57,16 @@ def open_source(spec: str, options: SourceOptions | None = None) -> Source:
     except OSError as error:
         raise BadInput(f"'{printable(spec)}' cannot be read: {error}.", "Name a file or a folder.") from error
     if is_table(path):
-        return _Declared(RowsSource(spec, options), options)
+        return Opened(RowsSource(spec, options), options)
     by = options.labels_from or _detected(spec, path, options)
     if by not in READERS:
         raise BadInput(f"labels_from is '{by}'.", f"Use one of {', '.join(LABELS_FROM)}.")
-    return _Declared(READERS[by](spec, replace(options, labels_from=by)), options)
+    return Opened(READERS[by](spec, replace(options, labels_from=by)), options)
 
 
 def _elsewhere(spec: str, options: SourceOptions) -> Source:
-    """What lies in a bucket: images and videos by their keys, or a data set. Raises BadInput for other addresses, and
-    what `BucketSource` raises."""
+    """What lies in a bucket: images and videos by their keys, or a data set. Raises BadInput for other addresses,
+    OutOfReach, and what `BucketSource` raises."""
     if not spec.lower().startswith("s3://"):
         raise BadInput(
             f"'{printable(shown(spec))}' cannot be collected from.", "Name a folder, or a bucket: s3://bucket/prefix"
@@ -75,6 +78,8 @@ def _elsewhere(spec: str, options: SourceOptions) -> Source:
         raise BadInput(f"labels_from is '{by}'.", f"Use one of {', '.join(LABELS_FROM)}.")
     by_key = by if by in ("folder", "filename", "none") else _by_pattern(options)
     source = BucketSource(spec, replace(options, labels_from=by_key))
+    if options.after == "keep" and source.is_empty():  # else it is empty because all was taken in
+        raise Missing(f"There is nothing at {source.url}.", "Correct the prefix, or wait until something is there.")
     if by == by_key or source.single or (by is None and not holds_data_set(source)):
         return source
     return MirrorSource(source, options, open_source)
@@ -92,6 +97,8 @@ def is_table(path: Path) -> bool:
 def detect(path: Path, options: SourceOptions) -> LabelsFrom:
     """How a source is laid out, by the names in it: what says most goes first. A folder of folders may be classes or
     may be days and cameras, so it counts as labelled only where its sides (train and test) have the same classes."""
+    if path.is_file() and ending(path.name) == "json" and looks_like_label_studio(path):
+        return "labelstudio"
     if path.is_file():
         return _BY_ENDING.get(ending(path.name)) or _by_pattern(options)
     if is_there(path / "everlearn_export.json"):  # our own exports tell everything in their index.csv
@@ -100,6 +107,8 @@ def detect(path: Path, options: SourceOptions) -> LabelsFrom:
         return "yolo"
     if coco_files(path):
         return "coco"
+    if label_studio_files(path):
+        return "labelstudio"
     if any(_has(path / name, "xml", levels=1) for name in ("Annotations", "annotations", "")):
         return "voc"
     if is_there(path / "labels.csv"):
@@ -138,7 +147,7 @@ def _folders(folder: Path) -> set[str]:
     return {entry.name for entry in islice(folder.iterdir(), 10_000) if entry.is_dir()}
 
 
-class _Declared:
+class Opened:
     """What a person says of a whole source goes before what the source says of itself."""
 
     def __init__(self, source: Source, options: SourceOptions) -> None:
@@ -157,3 +166,8 @@ class _Declared:
 
     def estimate(self) -> int | None:
         return self.source.estimate()
+
+    @property
+    def origin(self) -> Origin:
+        """What a data set says of itself, complete once it was read."""
+        return getattr(self.source, "origin", None) or Origin()
