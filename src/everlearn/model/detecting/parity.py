@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-3  # of a box's sides as shares of the image's, and of its confidence
 _LEAST = 0.001
 _TIES = 0.01  # share of boxes whose two surest classes are so alike that a rounding decides
+_SURE = 0.05  # confidence below which such ties are not counted: a network that has hardly learned has many of them
 
 
 def check(first: Detector, second: Detector, images: Sequence[Image], tolerance: float = TOLERANCE) -> float:
@@ -56,7 +57,8 @@ def _differences(one: Sequence[Box], other: Sequence[Box], tolerance: float) -> 
     alike = np.where(named, apart, np.inf).min(1)
     nearest = apart.min(1)
     turned = (alike > tolerance) & (nearest <= tolerance)
-    return np.where(turned, nearest, alike), int(turned.sum())
+    told = np.array([(box.confidence or 0) >= _SURE for box in sure])
+    return np.where(turned, nearest, alike), int((turned & told).sum())
 
 
 def _corners(boxes: Sequence[Box]) -> NDArray[np.float64]:
