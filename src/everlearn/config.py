@@ -33,7 +33,7 @@ class Section(BaseModel):
 class Collect(Section):
     """How things come in."""
 
-    labels_from: Literal["auto", "folder", "filename", "csv", "none", "yolo", "coco", "voc"] = Field(
+    labels_from: Literal["auto", "folder", "filename", "csv", "none", "yolo", "coco", "voc", "labelstudio"] = Field(
         "auto",
         description="Where labels come from when `collect` is not told otherwise. auto: YOLO, COCO, VOC, labels.csv, "
         "or train and test folders of the same classes, where a source has them; else none.",

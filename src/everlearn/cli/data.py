@@ -27,6 +27,7 @@ class LabelsFrom(StrEnum):
     yolo = "yolo"
     coco = "coco"
     voc = "voc"
+    labelstudio = "labelstudio"
 
 
 class TaskName(StrEnum):

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from everlearn.collect.bucket import BucketSource, fetch
 from everlearn.collect.files import IMAGE_ENDINGS, ending, is_left_behind, refused
@@ -47,6 +48,7 @@ class MirrorSource:
                 "Leave it out, or collect the images alone: --labels-from none",
             )
         self.objects, self.options, self.open_folder = objects, options, open_folder
+        self.origin: Any = None
 
     def items(self) -> Iterator[Found | Refused]:
         with tempfile.TemporaryDirectory(dir=self.options.scratch, prefix=SCRATCH) as folder:
@@ -56,6 +58,7 @@ class MirrorSource:
             source = self.open_folder(str(root), self.options)
             for item in source.items():
                 yield self._told(item, root) if isinstance(item, Refused) else self._found(item, root)
+            self.origin = getattr(source, "origin", None)
 
     def estimate(self) -> int | None:
         return None

@@ -8,7 +8,7 @@ from typing import Literal, Protocol, get_args
 
 from everlearn.types import Found, Refused
 
-LabelsFrom = Literal["folder", "filename", "csv", "yolo", "coco", "voc", "none"]
+LabelsFrom = Literal["folder", "filename", "csv", "yolo", "coco", "voc", "labelstudio", "none"]
 LABELS_FROM: tuple[LabelsFrom, ...] = get_args(LabelsFrom)
 
 

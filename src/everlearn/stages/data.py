@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import sqlalchemy as sa
 
-from everlearn.catalog import labels, samples, turns, versions
+from everlearn.catalog import labels, origins, samples, turns, versions
 from everlearn.catalog.tables import sample
 from everlearn.collect.after import KEEP, After
 from everlearn.collect.options import SourceOptions
@@ -91,6 +91,9 @@ def collect(
         _check_kind(workspace, source)
         name = source if "://" in source else str(Path(source).absolute())
         _add(total, take(workspace, name, opened if ready is None else _Ready(opened, ready), progress, then))
+        if opened.origin:
+            with workspace.catalog.write() as tx:
+                origins.keep(tx, name, opened.origin)
     return total
 
 
@@ -109,7 +112,7 @@ def _check_labels(workspace: Workspace, label: str | None, labels_from: str) -> 
         given = f"--label {label}" if label is not None else f"labels_from {labels_from}"
         raise BadInput(
             f"{given} labels whole images; this workspace learns boxes.",
-            "Collect a YOLO, COCO or VOC data set, or draw them: everlearn review --browser",
+            "Collect a YOLO, COCO, VOC or Label Studio data set, or draw them: everlearn review --browser",
         )
 
 
