@@ -10,6 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -89,9 +90,10 @@ def begun(stage: Stage, facts: Mapping[str, Any], stages: Sequence[str]) -> str:
     of = f" {stages.index(stage.name) + 1}/{len(stages)}," if stage.name in stages else ""
     text = f"Stage{of} {stage.name}: {stage.epochs} epochs"
     if facts:
+        rate = facts["learning_rate"] if "learning_rate" in facts else stage.optimizer.learning_rate
         text += (
             f" of {facts.get('images', 0):,} images, batch {facts.get('batch', stage.batch_size)}, learning rate "
-            f"{facts.get('learning_rate', stage.optimizer.learning_rate):.3g}{several} on {facts.get('device', 'cpu')}"
+            f"{rate:.3g}{several} on {facts.get('device', 'cpu')}"
         )
     return text + "."
 
@@ -212,12 +214,63 @@ class Display:
 
 def scored(stage: Stage) -> str:
     """What the validation side's figure is called: of numbers it is R²."""
+    if isinstance(stage, Detecting):
+        return "validation mAP50"
     return "validation R²" if stage.loss.name in ("mse", "mae", "huber") else "validation accuracy"
+
+
+@dataclass(frozen=True)
+class Detecting:
+    """A detector's training, as the one stage that it is."""
+
+    epochs: int
+    batch_size: int
+    name: str = "detector"
+
+
+class OfDetector:
+    """A `DetectionWatch` that shows a detector's training as any other is shown."""
+
+    def __init__(self, shown: Display | Lines) -> None:
+        self._shown, self._images = shown, 0
+
+    def begin(self, job: Any, facts: Mapping[str, Any]) -> None:
+        self._images = int(facts.get("images", 0))
+        told = {"batch": job.batch, "learning_rate": job.lr0, **facts}
+        self._shown.begin(Detecting(job.epochs, job.batch), told)  # type: ignore[arg-type]
+
+    def step(self, epoch: int, step: int, steps: int, loss: float, learning_rate: float) -> None:
+        self._shown.step(epoch, step, steps, loss, learning_rate)
+
+    def epoch(self, found: Any) -> bool | None:
+        from types import SimpleNamespace
+
+        return self._shown.epoch(SimpleNamespace(  # type: ignore[arg-type]
+            epoch=found.epoch, train_loss=sum(found.losses.values()), val_loss=sum(found.val_losses.values()),
+            val_accuracy=found.map50, learning_rate=found.learning_rate, seconds=found.seconds,
+            images_per_second=self._images / max(found.seconds, 1e-9),
+        ))  # fmt: skip
+
+    def say(self, text: str) -> None:
+        self._shown.say(text)
+
+    def end(self) -> None:
+        """The picture goes."""
+        if isinstance(self._shown, Display):
+            self._shown.stop()
+
+
+def detecting(console: Console) -> OfDetector:
+    """Like `display`, for a detector."""
+    return OfDetector(_fitting(console, ()))
 
 
 def display(console: Console, recipe: Recipe) -> Display | Lines:
     """What fits where stderr goes: the live picture on a terminal, lines elsewhere, nothing with --quiet."""
-    stages = [stage.name for stage in recipe.stages]
+    return _fitting(console, [stage.name for stage in recipe.stages])
+
+
+def _fitting(console: Console, stages: Sequence[str]) -> Display | Lines:
     if console.quiet or not sys.stderr.isatty():
         return Lines(console.say, stages)
     picture = Display(stages, memory=_memory)

@@ -83,14 +83,14 @@ def train(
             training.train(Workspace.open(context.obj.workspace), recipes.load("baseline"), context.obj, force=force)
         raise typer.Exit
     workspace = opened(context)
-    if kind and recipe:
-        raise BadInput("--type and --recipe both say how to train.", "Give one of them.")
-    if kind and not begin:
-        raise BadInput("--type continues a saved stage.", "Name it: --from best_model, or as `models stages` does.")
-    if begin and (network or size):
-        raise BadInput("--from brings its own network and size.", "Leave --network and --size out.")
-    if resume and anew:
-        raise BadInput("--resume and --anew are opposites.", "Give one of them.")
+    if workspace.config.task == "detect":
+        unfit = {
+            "--recipe": recipe, "--method": method, "--type": kind, "--processes": processes, "--minutes": minutes,
+            "--memory-gb": memory_gb, "--find-rate": find_rate or None,
+        }  # fmt: skip
+        asked = {"spec": network, "size": size, "epochs": epochs or (1 if quick else None), "seed": seed}
+        return _detector(workspace, context.obj, begin, unfit, asked, change or [])
+    _check(kind, recipe, begin, network or size, resume and anew)
     automatic = _automatic(workspace, context.obj, recipe, minutes, memory_gb, anew)
     recipe = str(automatic.path) if automatic else recipe
     stage, name = (None, None) if begin is None else saved.begin_with(workspace, begin)
@@ -132,6 +132,49 @@ def train(
     lines = [*table(rows, headings), f"{said}Run {found.run}. Then: everlearn evaluate, everlearn analyze"]
     how = {"auto": automatic.to_json()} if automatic else {}
     return Answer({"model": version and version.name, **found.to_json(), **how}, lines)
+
+
+def _check(kind: str | None, recipe: str | None, begin: str | None, another: Any, opposites: bool) -> None:
+    """Options that contradict each other. another: a network or size that is asked for."""
+    if kind and recipe:
+        raise BadInput("--type and --recipe both say how to train.", "Give one of them.")
+    if kind and not begin:
+        raise BadInput("--type continues a saved stage.", "Name it: --from best_model, or as `models stages` does.")
+    if begin and another:
+        raise BadInput("--from brings its own network and size.", "Leave --network and --size out.")
+    if opposites:
+        raise BadInput("--resume and --anew are opposites.", "Give one of them.")
+
+
+def _detector(
+    workspace: Any, console: Any, begin: str | None, unfit: dict[str, Any], values: dict[str, Any], change: list[str]
+) -> Answer:
+    """A detector has one stage, and its own settings. unfit: options that are for other networks."""
+    from everlearn.cli.live import detecting
+    from everlearn.stages.detecting import training
+
+    given = [name for name, value in unfit.items() if value is not None]
+    if given:
+        raise BadInput(
+            f"{', '.join(given)} is for networks that are trained in stages; this workspace trains a detector.",
+            "Use --epochs, --size, --network yolo11s.yaml, --from VERSION, --set lr0=0.005; or the section detect.",
+        )
+    changes = {name: value for name, value in values.items() if value is not None} | training.assigned(change)
+    watch = detecting(console)
+    try:
+        with workspace.lock():
+            found = training.train(workspace, console, begin=begin, changes=changes, watch=watch)
+    finally:
+        watch.end()
+    told = found.to_json()
+    one = told["stages"][0]
+    lines = [
+        f"{told['model']}: mAP50 {one['map50']:.4f}, mAP50-95 {one['map50_95']:.4f} on the validation side, best epoch "
+        f"{one['best_epoch']} of {one['epochs']}, {one['seconds']:.0f} s.",
+        f"results: {told['folder']}",
+        "Then: everlearn evaluate",
+    ]
+    return Answer(told, lines)
 
 
 def _automatic(

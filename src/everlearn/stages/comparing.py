@@ -3,7 +3,7 @@ variable only where one was changed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -46,9 +46,9 @@ class Compared:
 def compare(workspace: Workspace, a: str, b: str, progress: Progress) -> Compared:
     """Paired comparison of two models on the newest test side; b would replace a."""
     first, second = _named(workspace, a), _named(workspace, b)
-    _, members = prove.sides(workspace)
-    before, after = (prove.tested(workspace, answerer(workspace, one), members, progress) for one in (first, second))
-    return Compared(prove.paired(workspace, before, after, look=1), _changed(workspace, first, second))
+    tested, paired = _ways(workspace, progress)
+    before, after = tested(first), tested(second)
+    return Compared(paired(before, after), _changed(workspace, first, second))
 
 
 def compare_all(
@@ -60,15 +60,39 @@ def compare_all(
     if twice := {name for name in names if names.count(name) > 1}:
         raise BadInput(f"{', '.join(sorted(twice))} is named twice.", "Name each model once.")
     first = _named(workspace, baseline)
-    _, members = prove.sides(workspace)
-    before = prove.tested(workspace, answerer(workspace, first), members, progress)
+    tested, paired = _ways(workspace, progress)
+    before = tested(first)
     ways, changed = {}, {}
     for name in models:
         one = _named(workspace, name)
-        after = prove.tested(workspace, answerer(workspace, one), members, progress)
-        ways[name] = partial(prove.paired, workspace, before, after, 1)
+        after = tested(one)
+        ways[name] = partial(_at, paired, before, after)
         changed[name] = _changed(workspace, first, one)
     return several(baseline, ways, workspace.config.gates.alpha), changed
+
+
+def _ways(workspace: Workspace, progress: Progress) -> tuple[Callable[[Named], Any], Callable[..., Comparison]]:
+    """How a model is tested on the newest test side, and how two that were tested are compared, by the task."""
+    _, members = prove.sides(workspace)
+    if workspace.config.task != "detect":
+        return (
+            lambda one: prove.tested(workspace, answerer(workspace, one), members, progress),
+            lambda before, after, alpha=None: prove.paired(workspace, before, after, 1, alpha),
+        )
+    from everlearn.stages.detecting import answering, sides
+    from everlearn.stages.detecting import prove as detecting
+
+    test = sides.labelled(workspace, members)
+
+    def tested(one: Named) -> Any:
+        version = one.version if one.file is None else None
+        return detecting.tested(workspace, answering.detector_of(workspace, one), test, progress, version)
+
+    return tested, lambda before, after, alpha=None: detecting.compared(workspace, before, after, 1, alpha)
+
+
+def _at(paired: Callable[..., Comparison], before: Any, after: Any, alpha: float) -> Comparison:
+    return paired(before, after, alpha)
 
 
 def _named(workspace: Workspace, model: str) -> Named:

@@ -129,6 +129,7 @@ def trained(
     from everlearn.model.detecting import yolo
     from everlearn.model.detecting.training import licence_said
 
+    yolo.check_settings(_changes(workspace, changes or {})["settings"])
     fingerprint = _fingerprint(workspace, given, changes or {})
     goes_on = _to_go_on(workspace, kind, parent, fingerprint)
     config = {
@@ -221,24 +222,31 @@ def _written(
     fields: dict[str, Any] = {
         "spec": str(at) if at.is_file() else spec, "classes": given.classes, "data": str(data),
         "folder": str(folder / OUT), "size": settings.size, "epochs": settings.epochs, "batch": settings.batch,
-        "patience": settings.patience, "seed": settings.seed, "settings": _options(settings.options),
-        "begin": str(begin) if begin else None, "teacher": str(begin) if begin and settings.distil else None,
-        "distil": settings.distil, "about": str(folder / ABOUT), "plots": workspace.config.track.plots,
+        "patience": settings.patience, "seed": settings.seed, "begin": str(begin) if begin else None,
+        "teacher": str(begin) if begin and settings.distil else None, "distil": settings.distil,
+        "about": str(folder / ABOUT), "plots": workspace.config.track.plots,
     }  # fmt: skip
-    own = {name: fields["settings"].pop(name) for name in ("lr0", "optimizer") if name in fields["settings"]}
-    return DetectionJob(**{**fields, **own, **changes})
+    return DetectionJob(**{**fields, **_changes(workspace, changes)})
 
 
-def _options(options: Sequence[str]) -> dict[str, Any]:
+def _changes(workspace: Workspace, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """What `detect.options` and these changes set of a job; `settings` are Ultralytics' own."""
+    said = options(workspace.config.detect.options)
+    own = {name: said.pop(name) for name in ("lr0", "optimizer") if name in said}
+    return {**own, **changes, "settings": {**said, **changes.get("settings", {})}}
+
+
+def options(given: Sequence[str]) -> dict[str, Any]:
+    """Settings of Ultralytics' from `NAME=VALUE`. Raises BadConfig."""
     import yaml
 
     found = {}
-    for one in options:
+    for one in given:
         name, _, value = one.partition("=")
         try:
             found[name] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise BadConfig(f"detect.options: {one!r} has no value that can be read.", "Write NAME=VALUE.") from None
+            raise BadConfig(f"{one!r} has no value that can be read.", "Write NAME=VALUE, as lr0=0.005.") from None
     return found
 
 

@@ -149,7 +149,7 @@ def _taught(
 ) -> Taught:  # fmt: skip
     memory = crops.learned(workspace, divided.learned, detector, progress)
     thresholds = thresholds_of(workspace, detector, divided, progress)
-    answers = Detecting(detector, workspace.config.learn.learner, thresholds, memory, extra)
+    answers = Detecting(detector, f"yolo:{learning.spec_of(workspace)}", thresholds, memory, extra)
     digest = hashlib.sha256((digest_of(detector) + (memory.digest if memory else "")).encode()).hexdigest()
     return Taught(
         moved, len(divided.learned), answers, memory.digest if memory else None, digest, None, details,
