@@ -90,7 +90,7 @@ def begun(stage: Stage, facts: Mapping[str, Any], stages: Sequence[str]) -> str:
     of = f" {stages.index(stage.name) + 1}/{len(stages)}," if stage.name in stages else ""
     text = f"Stage{of} {stage.name}: {stage.epochs} epochs"
     if facts:
-        rate = facts["learning_rate"] if "learning_rate" in facts else stage.optimizer.learning_rate
+        rate = facts.get("learning_rate") or stage.optimizer.learning_rate
         text += (
             f" of {facts.get('images', 0):,} images, batch {facts.get('batch', stage.batch_size)}, learning rate "
             f"{rate:.3g}{several} on {facts.get('device', 'cpu')}"

@@ -232,7 +232,7 @@ def _written(
 def _changes(workspace: Workspace, changes: Mapping[str, Any]) -> dict[str, Any]:
     """What `detect.options` and these changes set of a job; `settings` are Ultralytics' own."""
     said = options(workspace.config.detect.options)
-    own = {name: said.pop(name) for name in ("lr0", "optimizer") if name in said}
+    own: dict[str, Any] = {name: said.pop(name) for name in ("lr0", "optimizer") if name in said}
     return {**own, **changes, "settings": {**said, **changes.get("settings", {})}}
 
 
