@@ -143,10 +143,10 @@ def test_the_digest_is_of_the_weights_not_of_the_file_that_was_written(cache, tm
     model = onnx.load(path)
     model.producer_version = "another version of torch"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    library._folders()[0].mkdir(parents=True)
+    library.folders()[0].mkdir(parents=True)
     library._keep(path.name.split(".")[0], model.SerializeToString())
     second = load_backbone(TIMM)
-    assert next(library._folders()[0].glob("*.onnx")).name != path.name
+    assert next(library.folders()[0].glob("*.onnx")).name != path.name
     assert Basis(second).digest == Basis(first).digest
 
 

@@ -188,7 +188,7 @@ def _stem(asked: Asked) -> str:
     return f"{asked.kind}-{asked.name}-{hashlib.sha256(repr(decisive).encode()).hexdigest()[:8]}"
 
 
-def _folders() -> list[Path]:
+def folders() -> list[Path]:
     """Where converted files are looked for, and kept in the first that can be written."""
     given = [Path(os.environ[WEIGHTS])] if os.environ.get(WEIGHTS) else []
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -196,19 +196,19 @@ def _folders() -> list[Path]:
 
 
 def _kept(stem: str) -> Path | None:
-    return next((path for folder in _folders() for path in sorted(folder.glob(f"{stem}.*.onnx"))), None)
+    return next((path for folder in folders() for path in sorted(folder.glob(f"{stem}.*.onnx"))), None)
 
 
 def _keep(stem: str, data: bytes) -> Path:
     name = f"{stem}.{hashlib.sha256(data).hexdigest()[:16]}.onnx"
-    for folder in _folders():
+    for folder in folders():
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(folder / name, data)
         except (OSError, StoreFault):
             continue
         return folder / name
-    tried = " and ".join(str(folder) for folder in _folders())
+    tried = " and ".join(str(folder) for folder in folders())
     raise StoreFault(
         f"The converted network cannot be kept in {tried}.", f"Set {WEIGHTS} to a folder with room that can be written."
     )

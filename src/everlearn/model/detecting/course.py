@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -314,7 +315,7 @@ class Course(DetectionTrainer):  # type: ignore[misc]
             self.best, self.last, int(best.facts["epoch"]), map50, map50_95, precision, recall, per_class,
             tuple(self.history), self.stopped, self.seconds,
         )  # fmt: skip
-        result = {"job": self.job.decisive, "data": self.digest, "result": self.result.to_json()}
+        result = {**self.result.to_json(), "job": self.job.decisive, "data": self.digest}
         write_whole(self.save_dir / RESULT, json.dumps(result, ensure_ascii=False).encode())
         (self.wdir / RESUME).unlink(missing_ok=True)
 
@@ -381,7 +382,8 @@ def _plain(epoch: DetectionEpoch) -> dict[str, Any]:
 def own_draws() -> Iterator[None]:
     """Whatever is drawn inside, and however exactly torch was told to compute, is as before afterwards."""
     drawing, numbers, exact = random.getstate(), np.random.get_state(), torch.are_deterministic_algorithms_enabled()  # noqa: NPY002
-    warning = torch.is_deterministic_algorithms_warn_only_enabled()
+    warning, threads = torch.is_deterministic_algorithms_warn_only_enabled(), cv2.getNumThreads()
+    cv2.setNumThreads(0)  # its threads do not survive in processes that are forked
     devices = range(torch.cuda.device_count())
     try:
         with torch.random.fork_rng(devices=devices):
@@ -390,6 +392,7 @@ def own_draws() -> Iterator[None]:
         random.setstate(drawing)
         np.random.set_state(numbers)  # noqa: NPY002
         torch.use_deterministic_algorithms(exact, warn_only=warning)
+        cv2.setNumThreads(threads)
 
 
 def done(job: DetectionJob) -> TrainedDetector | None:
@@ -400,4 +403,4 @@ def done(job: DetectionJob) -> TrainedDetector | None:
     found = read_json(folder / RESULT)
     if found.get("job") != json.loads(json.dumps(job.decisive)):
         raise BadInput(f"Another training lies in {folder}.", "Train into another folder.")
-    return TrainedDetector.from_json(found["result"], folder / "weights")
+    return TrainedDetector.from_json(found, folder / "weights")

@@ -24,7 +24,8 @@ from everlearn.errors import NotInstalled
 
 _LOGGER = logging.getLogger("everlearn.model.detecting")
 _TRACKERS = ("clearml", "comet", "dvc", "mlflow", "raytune", "tensorboard", "wandb")
-_FONTS = ("Arial.ttf", "Arial.Unicode.ttf")  # the names that its pictures ask for
+_PLACES = ("/usr/share/fonts", "/usr/local/share/fonts", "/Library/Fonts", "C:/Windows/Fonts")
+_HANGUL = ("NanumGothic.ttf", "malgun.ttf", "NotoSansCJK-Regular.ttc", "AppleGothic.ttf")
 
 
 @contextmanager
@@ -36,13 +37,14 @@ def importing() -> Iterator[None]:
         yield
         _silence()
         return
+    import cv2
     import numpy as np
     import torch
 
     before = dict(os.environ)
-    printing, saving = np.get_printoptions(), torch.save
+    printing, saving, threads = np.get_printoptions(), torch.save, cv2.getNumThreads()
     os.environ |= {"YOLO_CONFIG_DIR": str(_folder()), "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false",
-                   "YOLO_VERBOSE": "false", "WANDB_SILENT": "true"}  # fmt: skip
+                   "YOLO_VERBOSE": "false"}  # fmt: skip
     try:
         with warnings.catch_warnings():
             yield
@@ -50,8 +52,9 @@ def importing() -> Iterator[None]:
         np.set_printoptions(**printing)
         torch.set_printoptions(profile="default")  # type: ignore[no-untyped-call]
         torch.save = saving  # it puts its own in place
+        cv2.setNumThreads(threads)
         for name in ("OMP_NUM_THREADS", "NUMEXPR_MAX_THREADS", "TF_CPP_MIN_LOG_LEVEL", "TORCH_CPP_LOG_LEVEL",
-                     "KINETO_LOG_LEVEL", "YOLO_VERBOSE", "WANDB_SILENT"):  # fmt: skip
+                     "KINETO_LOG_LEVEL", "YOLO_VERBOSE"):  # fmt: skip
             if name in before:
                 os.environ[name] = before[name]
             else:
@@ -68,8 +71,8 @@ def _folder() -> Path:
     settings = {"sync": False, "vscode_msg": False, "openvino_msg": False, **dict.fromkeys(_TRACKERS, False)}
     places = {f"{one}_dir": str(folder / one) for one in ("datasets", "weights", "runs")}
     (own / "settings.json").write_text(json.dumps({**settings, **places}), encoding="utf-8")
-    for font in _FONTS:
-        shutil.copyfile(_font(), own / font)
+    _fonts(own)
+    _spare_home(folder)
     return folder
 
 
@@ -78,14 +81,23 @@ def _remove(folder: Path, process: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _font() -> str:
-    """One that has Hangul where this machine has such a font, else the one that comes with matplotlib."""
-    from matplotlib import font_manager
+def _fonts(own: Path) -> None:
+    """Under the names that its pictures ask for: the font that comes with matplotlib, and for letters beyond ASCII one
+    that has Hangul, where this machine has it."""
+    spec = find_spec("matplotlib")
+    home = Path(spec.origin).parent if spec is not None and spec.origin else Path()
+    plain = home / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+    wide = (path for place in _PLACES for name in _HANGUL for path in sorted(Path(place).rglob(name)))
+    for name, font in (("Arial.ttf", plain), ("Arial.Unicode.ttf", next(wide, plain))):
+        if font.is_file():
+            shutil.copyfile(font, own / name)
 
-    for one in font_manager.fontManager.ttflist:
-        if "Nanum" in one.name or "CJK" in one.name:
-            return str(one.fname)
-    return str(font_manager.findfont("DejaVu Sans"))
+
+def _spare_home(folder: Path) -> None:
+    """Its pictures are drawn by matplotlib, which keeps a list of fonts in the home of whoever has none yet."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser(), "matplotlib")
+    if not cache.exists():
+        os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))
 
 
 def _silence() -> None:

@@ -13,6 +13,7 @@ labels/. All that a training writes lies in the job's folder, in the layout that
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -20,7 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
-from everlearn.errors import BadConfig, Corrupt
+from everlearn.errors import BadConfig, Corrupt, Missing
 
 LICENCE = "AGPL-3.0 (Ultralytics)"
 SPEC = "yolo11n.yaml"
@@ -46,7 +47,8 @@ class DetectionJob:
     begin: weights of ours to go on from, whatever their classes. teacher: weights of ours; what it says of its classes
     is learned too, with the weight `distil`. about: a JSON file {image name: [classes that its labels are complete
     for]}; images that it does not name are complete. workers: processes that read images, on a GPU. device: cpu, 0, or
-    nothing for what there is. plots: pictures of data and results.
+    nothing for what there is. plots: pictures of data and results. download: whether weights that `spec` names and that
+    are not on this machine may be fetched.
     """
 
     spec: str
@@ -68,6 +70,7 @@ class DetectionJob:
     workers: int = 0
     device: str = ""
     plots: bool = True
+    download: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("size", 32), ("epochs", 1), ("batch", 1), ("patience", 0), ("workers", 0)):
@@ -77,6 +80,10 @@ class DetectionJob:
         if self.size % 32:
             low = self.size // 32 * 32
             raise BadConfig(f"size is {self.size}.", f"YOLO looks at multiples of 32: {low} or {low + 32}.")
+        if "," in self.device:
+            raise BadConfig(
+                f"device is {self.device}.", "A detector is trained on one device: cpu, or one GPU's number."
+            )
         if self.lr0 <= 0 or self.distil < 0:
             raise BadConfig(f"lr0 is {self.lr0:g} and distil {self.distil:g}.", "lr0 > 0, and distil from 0 up.")
         doubled = sorted({one for one in self.classes if self.classes.count(one) > 1})
@@ -84,7 +91,8 @@ class DetectionJob:
             raise BadConfig(f"The classes are {', '.join(self.classes) or 'none'}.", "Name each once, at least one.")
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict_plain(self), "classes": list(self.classes), "settings": dict(self.settings)}
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return {**values, "classes": list(self.classes), "settings": dict(self.settings)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> DetectionJob:
@@ -92,13 +100,21 @@ class DetectionJob:
 
     @property
     def decisive(self) -> dict[str, Any]:
-        """What decides the weights that come of it."""
-        said = self.to_json()
-        return {name: said[name] for name in said if name not in ("folder", "data", "workers", "device", "plots")}
+        """What decides the weights that come of it; files by their content. Raises Missing."""
+        said = {name: value for name, value in self.to_json().items() if name not in _INDIFFERENT}
+        files = {name: _digest(Path(said[name])) for name in ("begin", "teacher", "about") if said[name] is not None}
+        spec = Path(self.spec)
+        return {**said, "spec": _digest(spec) if spec.is_file() else spec.name, **files}
 
 
-def asdict_plain(job: DetectionJob) -> dict[str, Any]:
-    return {name: getattr(job, name) for name in job.__slots__}
+_INDIFFERENT = ("folder", "data", "workers", "device", "plots", "download")
+
+
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:32]
+    except OSError as error:
+        raise Missing(f"{path} cannot be read: {error.strerror}.", "Name a file that is there.") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +161,13 @@ class TrainedDetector:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], folder: Path) -> TrainedDetector:
-        """Raises Corrupt where it is not what `to_json` made."""
+        """folder: of the weights. Raises Corrupt where it is not what `to_json` made."""
         try:
             history = tuple(DetectionEpoch(**one) for one in values["history"])
             per_class = {name: (float(a), float(b)) for name, (a, b) in values["per_class"].items()}
             paths = {name: folder / Path(values[name]).name for name in ("best", "last")}
-            return cls(**{**values, **paths, "history": history, "per_class": per_class})
+            own = {name: values[name] for name in cls.__slots__}
+            return cls(**{**own, **paths, "history": history, "per_class": per_class})
         except (KeyError, TypeError, ValueError) as error:
             raise Corrupt(f"A detector's training in {folder} cannot be read: {error!r:.100}.", "Train anew.") from None
 

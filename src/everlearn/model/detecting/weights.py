@@ -10,20 +10,27 @@ from __future__ import annotations
 
 import io
 import re
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from everlearn.errors import BadInput, Corrupt, Missing
+from everlearn.errors import BadInput, Corrupt, Missing, StoreFault
+from everlearn.model import library
+from everlearn.model.external import WEIGHTS
 from everlearn.model.trainable import read_tensors
 from everlearn.workspace import write_whole
 
 FORMAT = "everlearn yolo 1"
-_MOST_LAYERS, _MOST_NUMBER = 1000, 100_000
+ASSETS = "https://github.com/ultralytics/assets/releases/download/v8.4.0"
+"""Where Ultralytics keeps its weights."""
+_OFFICIAL = re.compile(r"yolo(v?\d{1,2})[a-z]6?u?\.pt")
+_MOST_LAYERS, _MOST_NUMBER, _MOST_BYTES = 1000, 100_000, 1 << 29
 
 _HARMLESS = re.compile(
     r"(ultralytics(\.\w+)*|torch\.nn(\.\w+)*|models(\.\w+)*|pathlib(\._local)?|numpy(\._?\w+)*|datetime|types|collections)"
@@ -68,8 +75,6 @@ def save(path: Path, weights: Weights) -> None:
 def load(source: Path | bytes) -> Weights:
     """Ours or a stranger's; nothing in the file is run. Raises Missing, Corrupt, BadInput."""
     name = "The weights" if isinstance(source, bytes) else str(source)
-    if isinstance(source, Path) and not source.is_file():
-        raise Missing(f"There is no {name}.", "Name a file of weights: weights/best.pt, or an Ultralytics .pt.")
     foreign = _foreign_names(source, name)
     if foreign:
         return _strangers(source, foreign, name)
@@ -93,6 +98,45 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(one) for one in value]
     return value if isinstance(value, bool | int | float | str | Tensor | None) else str(value)
+
+
+def located(path: Path, *, download: bool = False) -> Path:
+    """The file itself, or one of its name in EVERLEARN_WEIGHTS or the cache; or fetched, where that is wanted and it is
+    one of Ultralytics' own. Raises Missing."""
+    if path.is_file():
+        return path
+    for folder in library.folders():
+        if (folder / path.name).is_file():
+            return folder / path.name
+    if not _OFFICIAL.fullmatch(path.name):
+        raise Missing(f"There is no {path}.", "Name a file of weights: weights/best.pt, or an Ultralytics .pt.")
+    if not download:
+        raise Missing(
+            f"{path.name} is not on this machine.",
+            f"Put it into a folder and set {WEIGHTS} to that, or let it be fetched from {ASSETS}: download.",
+        )
+    return _fetched(path.name)
+
+
+def _fetched(name: str) -> Path:
+    """Read whole, looked into, and kept beside other libraries' weights."""
+    url = f"{ASSETS}/{name}"
+    try:
+        with urllib.request.urlopen(url, timeout=60) as answer:  # noqa: S310 of our own making
+            data = answer.read(_MOST_BYTES + 1)
+    except (OSError, HTTPException) as error:
+        raise Missing(f"{url} cannot be fetched: {error}.", f"Put {name} into a folder named by {WEIGHTS}.") from None
+    if len(data) > _MOST_BYTES:
+        raise BadInput(f"{url} is larger than any such weights.", f"Put {name} into a folder named by {WEIGHTS}.")
+    load(data)
+    for folder in library.folders():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / name, data)
+        except (OSError, StoreFault):
+            continue
+        return folder / name
+    raise StoreFault(f"{name} cannot be kept.", f"Set {WEIGHTS} to a folder with room that can be written.")
 
 
 # --- a stranger's file ----------------------------------------------------------------------------------------------

@@ -85,8 +85,11 @@ class YoloDetector:
         return cls(network, kept, f"yolo:{name}")
 
     @classmethod
-    def open(cls, source: Path | bytes) -> YoloDetector:
-        """From weights of ours or of Ultralytics. Raises Missing, Corrupt, BadInput."""
+    def open(cls, source: Path | bytes, *, download: bool = False) -> YoloDetector:
+        """From weights of ours or of Ultralytics; its own (yolo11n.pt) are also looked for in EVERLEARN_WEIGHTS, and
+        fetched where `download` allows it. Raises Missing, Corrupt, BadInput."""
+        if isinstance(source, Path):
+            source = weights.located(source, download=download)
         kept = weights.load(source)
         name = "The weights" if isinstance(source, bytes) else str(source)
         network = _network(weights.checked(kept.yaml, _LAYERS, name), kept.classes, width=_width(kept.state))
@@ -294,7 +297,7 @@ def begun(job: DetectionJob, base: Path | None = None) -> YoloDetector:
         return YoloDetector.open(Path(job.begin)).grown(job.classes, seed=job.seed)
     if job.spec.endswith((".yaml", ".yml")):
         return YoloDetector.build(job.spec, job.classes, size=job.size, seed=job.seed, base=base)
-    return YoloDetector.open((base or Path()) / job.spec).grown(job.classes, seed=job.seed)
+    return YoloDetector.open((base or Path()) / job.spec, download=job.download).grown(job.classes, seed=job.seed)
 
 
 def train(job: DetectionJob, watch: DetectionWatch = UNWATCHED, *, base: Path | None = None) -> TrainedDetector:
