@@ -15,6 +15,7 @@ from everlearn.collect.folder import FolderSource
 from everlearn.collect.label_studio import LabelStudioSource, label_studio_files, looks_like_label_studio
 from everlearn.collect.mirror import MirrorSource, holds_data_set
 from everlearn.collect.options import LABELS_FROM, LabelsFrom, Source, SourceOptions
+from everlearn.collect.roboflow import SCHEME, RoboflowSource
 from everlearn.collect.rows import RowsSource
 from everlearn.collect.table import CsvSource, header, open_csv
 from everlearn.collect.voc import VocSource
@@ -65,8 +66,10 @@ def open_source(spec: str, options: SourceOptions | None = None) -> Opened:
 
 
 def _elsewhere(spec: str, options: SourceOptions) -> Source:
-    """What lies in a bucket: images and videos by their keys, or a data set. Raises BadInput for other addresses,
-    OutOfReach, and what `BucketSource` raises."""
+    """What lies in a bucket: images and videos by their keys, or a data set; or a version at Roboflow. Raises BadInput
+    for other addresses, OutOfReach, and what `BucketSource` and `RoboflowSource` raise."""
+    if spec.startswith(SCHEME):
+        return RoboflowSource(spec, replace(options, labels_from="yolo"))
     if not spec.lower().startswith("s3://"):
         raise BadInput(
             f"'{printable(shown(spec))}' cannot be collected from.", "Name a folder, or a bucket: s3://bucket/prefix"
