@@ -17,13 +17,14 @@ import numpy as np
 
 from everlearn import image
 from everlearn.errors import BadInput, ClusterFault, Corrupt, StoreFault
+from everlearn.image.crop import crop
 from everlearn.learn.exact.memory import ExactMemory
 from everlearn.store import LocalStore
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from everlearn.types import Image, Store
+    from everlearn.types import Box, Image, Store
 
 BLOCK = 4096
 """Rows summed at a time: few enough to hold, enough for a matrix product to be worth its start."""
@@ -48,11 +49,13 @@ class Basis(Protocol):
 
 
 class File(NamedTuple):
-    """Where an image of a store lies. id: what errors call it. row: a row of numbers in NumPy's format instead."""
+    """Where an image of a store lies. id: what errors call it. row: a row of numbers in NumPy's format instead. part:
+    the box that is looked at; None: the whole image."""
 
     id: str
     key: str
     row: bool = False
+    part: Box | None = None
 
 
 class Labelled(NamedTuple):
@@ -90,6 +93,7 @@ def _each(
             if one.row:
                 return np.load(io.BytesIO(data), allow_pickle=False)  # type: ignore[no-any-return]
             pixels = image.decode(data, max_pixels=most_pixels).pixels
+            pixels = pixels if one.part is None else crop(pixels, one.part)
         except (BadInput, ValueError, EOFError) as error:
             return Corrupt(f"The file of sample {one.id} has changed: {error}", "See: everlearn doctor --deep")
         return pixels if shrink is None else shrink(pixels)

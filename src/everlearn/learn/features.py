@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from everlearn import engine, faults
-from everlearn.catalog import samples
+from everlearn.catalog import crops, samples
 from everlearn.errors import Corrupt, Missing, StoreFault
 from everlearn.learn.extract import Basis as Basis
 from everlearn.learn.extract import Extract, File, Kept, Labelled, read, together
@@ -47,7 +47,7 @@ PATIENCE = 60.0
 
 
 class Features:
-    """phi of a workspace's samples, by id."""
+    """phi of a workspace's samples, or of crops of them, by id."""
 
     def __init__(self, workspace: Workspace, basis: Basis) -> None:
         self.workspace = workspace
@@ -113,7 +113,8 @@ class Features:
             return sum(mark != _mark(id, value) for id, value, mark in file.execute("SELECT id, value, mark FROM phi"))
 
     def forget(self, ids: Collection[SampleId]) -> None:
-        """Take samples out of the cache, of this basis and of every other; a cache that cannot be read goes whole.
+        """Take samples and their crops out of the cache, of this basis and of every other; a cache that cannot be read
+        goes whole.
 
         Raises StoreFault where another process holds on to one.
         """
@@ -123,6 +124,8 @@ class Features:
                     with file:
                         _prepare(file)
                         file.executemany("DELETE FROM phi WHERE id = ?", [(id,) for id in ids])
+                        spans = [(id + crops.MARK, id + chr(ord(crops.MARK) + 1)) for id in ids]
+                        file.executemany("DELETE FROM phi WHERE id >= ? AND id < ?", spans)
                     file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             except sqlite3.DatabaseError as error:
                 _remove(path, error)
@@ -229,12 +232,13 @@ def images(
 
 
 def _files(workspace: Workspace, ids: Sequence[SampleId]) -> list[File]:
-    """Where the images of samples lie now, in the order given. Raises Missing."""
+    """Where the images of samples and crops lie now, in the order given. Raises Missing."""
+    of = [crops.sample_of(id) for id in ids]
     with workspace.catalog.read() as tx:
-        rows = samples.some(tx, ids)
-    if len(rows) < len(set(ids)):
+        rows = samples.some(tx, of)
+    if len(rows) < len(set(of)):
         raise Missing("A sample is no longer in the catalog.", "Run again; if it stays: everlearn doctor")
-    return [File(id, rows[id].key, rows[id].kind == "row") for id in ids]
+    return [File(id, rows[whose].key, rows[whose].kind == "row", crops.box_of(id)) for id, whose in zip(ids, of)]
 
 
 def _most_pixels(workspace: Workspace) -> int:

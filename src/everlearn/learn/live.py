@@ -22,6 +22,8 @@ from everlearn.learn.features import Features
 from everlearn.workspace import CHECKPOINTS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from everlearn.types import Member, Progress, SampleId, Snapshot
     from everlearn.workspace import Workspace
 
@@ -41,12 +43,13 @@ class Moved:
 class LiveMemory:
     """The memory, what it holds, and the features it is made of."""
 
-    def __init__(self, workspace: Workspace, basis: Basis, *, strict: bool = False) -> None:
-        """strict: raise Corrupt for a memory that is not what was saved, instead of building it again."""
+    def __init__(self, workspace: Workspace, basis: Basis, *, strict: bool = False, path: Path | None = None) -> None:
+        """strict: raise Corrupt for a memory that is not what was saved, instead of building it again. path: where it
+        lies, FILE by default."""
         self.workspace = workspace
         self.basis = basis
         self.features = Features(workspace, basis)
-        self.path = workspace.root / FILE
+        self.path = path or workspace.root / FILE
         self.snapshot: int | None = None
         """The snapshot that the stored memory stands at; None where there is none that can be used."""
         self.memory, self.held = self._load(strict)
@@ -56,7 +59,10 @@ class LiveMemory:
     def bring_to(self, members: Iterable[Member], progress: Progress) -> Moved:
         """Hold exactly the training and validation members of these; returns how that differs from what is stored.
         Nothing is written; see `save`."""
-        wanted = learnable(members)
+        return self.hold(learnable(members), progress)
+
+    def hold(self, wanted: Held, progress: Progress) -> Moved:
+        """As `bring_to`, of what is to be held itself."""
         try:
             self._move(wanted, progress)
         except BaseException:
@@ -86,9 +92,13 @@ class LiveMemory:
 
     def save(self, snapshot: Snapshot) -> None:
         """Keep the memory as standing at this snapshot."""
+        self._keep({"snapshot": snapshot.number, "digest": snapshot.digest})
+        self.snapshot = snapshot.number
+
+    def _keep(self, metadata: Mapping[str, object]) -> None:
         faults.point("live.before_save")
-        self.memory.save(self.path, {"snapshot": snapshot.number, "digest": snapshot.digest})
-        self.stamp, self.snapshot, self.stored = self._stamp(), snapshot.number, self.held
+        self.memory.save(self.path, metadata)
+        self.stamp, self.stored = self._stamp(), self.held
         faults.point("live.saved")
 
     @property
@@ -119,7 +129,7 @@ class LiveMemory:
             )  # fmt: skip
             held = self._held(metadata) if same else None
             if held is not None and len(held) == memory.samples:
-                self.snapshot = int(str(metadata["snapshot"]))
+                self.snapshot = int(str(metadata["snapshot"])) if "snapshot" in metadata else None
                 return memory, held
             if strict:
                 raise Corrupt("The memory is not of the data and settings that it was saved with.", "everlearn learn")

@@ -142,8 +142,7 @@ def _model(basis: Basis, head: Head) -> onnx.ModelProto:
     graph, phi = basis.start()
     x = graph.cast(phi, np.float32)
     if head.target is None:
-        found = probabilities(graph, x, head) if head.unknown is None else _or_unknown(graph, x, head, head.unknown)
-        graph.output(PROBABILITIES, found, np.float32, ["N", len(head.answers)])
+        graph.output(PROBABILITIES, answers(graph, x, head), np.float32, ["N", len(head.answers)])
     else:
         scores = graph.add("Add", graph.add("MatMul", x, head.weights.astype(np.float32)), head.bias.astype(np.float32))
         steps = graph.add("Mul", graph.cast(scores, np.float64), np.float64(head.target.step))
@@ -151,6 +150,11 @@ def _model(basis: Basis, head: Head) -> onnx.ModelProto:
         value = graph.add("Max", graph.add("Min", value, np.float64(head.target.high)), np.float64(head.target.low))
         graph.output(VALUE, graph.cast(value, np.float32), np.float32, ["N", 1])
     return graph.model()
+
+
+def answers(graph: Graph, phi: str, head: Head) -> str:
+    """phi (N, D) float32 -> (N, A), as the head's own table of a classifier."""
+    return probabilities(graph, phi, head) if head.unknown is None else _or_unknown(graph, phi, head, head.unknown)
 
 
 def probabilities(graph: Graph, phi: str, head: Head) -> str:

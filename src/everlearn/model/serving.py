@@ -32,14 +32,16 @@ class Serving(Protocol):
 
 
 def serving_of(source: Path | bytes) -> Serving:
-    """A detector where the file says of itself that it finds boxes or has a description beside it, else a model of
-    classes or numbers. Raises Missing, StoreFault, BadInput, Corrupt."""
+    """A detector where the file says of itself that it finds boxes or has a description beside it, with the memory of
+    crops that lies beside it; else a model of classes or numbers. Raises Missing, StoreFault, BadInput, Corrupt."""
     from everlearn.model.detecting.onnx import OnnxDetector, description_of, is_detector
 
     said = _metadata(source if isinstance(source, bytes) else read(source))
     ours = KEY + "format" in said
     if is_detector(said) or (not ours and description_of(source) is not None):
-        return OnnxDetector(source)
+        from everlearn.model.detecting.pipeline import beside, with_crops
+
+        return with_crops(OnnxDetector(source), None if isinstance(source, bytes) else beside(source))
     return OnnxModel(source)
 
 

@@ -79,12 +79,13 @@ def _model(workspace: Workspace | None, model: str | None, *, record: bool) -> t
     if workspace is None or (model is not None and model.endswith(".onnx") and not record):
         assert model is not None
         return "", serving_of(Path(model).expanduser())
-    from everlearn import registry
     from everlearn.stages import answering
 
     version = answering.registered(workspace, model)
     if workspace.config.task == "detect":
-        return version.name, serving_of(registry.bundle_file(workspace, version, ".onnx"))
+        from everlearn.stages.detecting.answering import detector_of
+
+        return version.name, detector_of(workspace, version)
     return version.name, answering.serving(workspace, version)
 
 

@@ -15,6 +15,8 @@ from everlearn.stages.detecting import kept
 if TYPE_CHECKING:
     from everlearn.catalog.versions import Version
     from everlearn.model.detecting.detector import Detector
+    from everlearn.model.detecting.onnx import OnnxDetector
+    from everlearn.model.detecting.pipeline import ServedPipeline
     from everlearn.stages.answering import Named
     from everlearn.stages.detecting.kept import Size
     from everlearn.types import Box, Progress, ProgressTask, SampleId
@@ -24,7 +26,7 @@ BATCH, AT_ONCE = 16, 256
 """Photos decoded at a time; samples of which the boxes are kept at a time."""
 
 
-def detector_of(workspace: Workspace, model: Version | Named) -> Detector:
+def detector_of(workspace: Workspace, model: Version | Named) -> OnnxDetector | ServedPipeline:
     """The detector of a version, as it is deployed; with its memory of crops where it has one. Raises Missing,
     Corrupt, BadInput for a file that is no detector."""
     from everlearn.model.detecting.onnx import OnnxDetector
