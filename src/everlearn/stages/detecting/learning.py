@@ -270,6 +270,7 @@ class Following:
                   **{name: getattr(found, name) for name in ("map50", "map50_95", "precision", "recall", "seconds")},
                   "learning_rate": found.learning_rate, **found.losses}  # fmt: skip
         self._run.metrics({name: float(value) for name, value in values.items()}, found.epoch)
+        faults.point("detect.epoch")
         if self._watch:
             return self._watch.epoch(found)
         self._progress.say(f"epoch {found.epoch}: mAP50 {found.map50:.4f}, mAP50-95 {found.map50_95:.4f}, "
