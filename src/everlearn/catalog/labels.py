@@ -29,6 +29,8 @@ from everlearn.types import LabelBy, SampleId
 CONFLICT = "conflict"
 REPORTED = "reported"
 UNDONE = "undone"
+FOR_PEOPLE = (CONFLICT, UNDONE)
+"""Why a sample waits that no model may answer."""
 PEOPLE = ("person", "feedback")
 FILES = ("folder", "filename", "csv", "yolo", "coco", "voc", "labelstudio", "option", "parent")
 

@@ -7,21 +7,22 @@ a person is asked about the rest with the proposals drawn.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from everlearn import faults
-from everlearn.catalog import labels, samples, scenes
+from everlearn.catalog import labels, samples, scenes, turns
 from everlearn.catalog.scenes import Proposal
 from everlearn.catalog.tables import lease, now, sample
 from everlearn.files import change
 from everlearn.label.automatic import Labelling
 from everlearn.label.boxes import judge, trust
-from everlearn.label.thresholds import audited, draw
+from everlearn.label.thresholds import audited, draw, prove
 from everlearn.naming import coarse
 from everlearn.stages.detecting.proposing import Proposers, proposers
+from everlearn.stages.detecting.reviewed import reviewed
 from everlearn.types import Scene
 
 if TYPE_CHECKING:
@@ -30,46 +31,49 @@ if TYPE_CHECKING:
     from everlearn.types import Progress, SampleId
     from everlearn.workspace import Workspace
 
-BATCH = 256
+BATCH, SHOWN = 256, 8
 AUDIT, NO_MODEL, UNSURE, UNPROVED = "audit", "no_model", "unsure", "unproved"
-OURS = (labels.CONFLICT, labels.UNDONE)
-"""Why an image waits that a model must leave to people."""
+PROOF = "auto_boxes"
+"""The setting of the catalog that keeps what automatic labels rest on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What labels by itself. thresholds: class to the least trust; trusted: those of them that a person declared and
-    nobody has proved."""
+    """What labels by itself. thresholds: class to the least trust, on these cameras; declared: the same where a person
+    has declared it and nobody has proved it; elsewhere: on cameras of which nothing was reviewed."""
 
     thresholds: Mapping[str, float]
-    trusted: frozenset[str]
-    noise: float
+    cameras: frozenset[str]
+    declared: frozenset[str] = frozenset()
+    elsewhere: Mapping[str, float] = field(default_factory=dict)
 
-    @property
-    def about(self) -> tuple[str, ...]:
-        return tuple(sorted({coarse(name) for name in self.thresholds}))
+    def on(self, camera: str) -> Mapping[str, float]:
+        return self.thresholds if camera in self.cameras else self.elsewhere
 
-    def says(self, by: str, verdict: Verdict) -> str:
+    def says(self, by: str, camera: str, verdict: Verdict) -> str:
         """Where a label comes from, for its history."""
-        seen = {box.label for box in verdict.boxes} or set(self.thresholds)
-        declared = sorted(self.thresholds[name] for name in seen & self.trusted)
+        used = self.on(camera)
+        seen = {box.label for box in verdict.boxes} or set(used)
+        declared = sorted(used[name] for name in seen if used is self.elsewhere or name in self.declared)
         return f"{by}, trusted from {declared[0]:g}" if declared else f"{by}, proved"
 
 
 def label(workspace: Workspace, progress: Progress) -> Labelling:
     """Label by itself what is sure; queue the rest with its proposals, what would teach most first."""
     ids, new = _waiting(workspace)
-    models = proposers(workspace)
-    rule = _rule(workspace, models, progress)
     sure: set[SampleId] = set()
-    with progress.task("label", len(ids)) as task:
-        for start in range(0, len(ids), BATCH):
-            part = ids[start : start + BATCH]
-            sure |= _label(workspace, models, rule, part, progress)
-            task.advance(len(part))
+    proof = None
+    if ids:
+        models = proposers(workspace)
+        rule, proof = _rule(workspace, models, progress)
+        with progress.task("label", len(ids)) as task:
+            for start in range(0, len(ids), BATCH):
+                part = ids[start : start + BATCH]
+                sure |= _label(workspace, models, rule, part, progress)
+                task.advance(len(part))
     with workspace.catalog.read() as tx:
         queued = samples.counts(tx)["queued"]
-    return Labelling(len(sure), queued, len(new - sure) / len(new) if new else None)
+    return Labelling(len(sure), queued, len(new - sure) / len(new) if new else None, proof)
 
 
 def _waiting(workspace: Workspace) -> tuple[list[SampleId], set[SampleId]]:
@@ -79,19 +83,59 @@ def _waiting(workspace: Workspace) -> tuple[list[SampleId], set[SampleId]]:
     with workspace.catalog.read() as tx:
         for batch in samples.batches(tx, waiting):
             for one in batch:
-                if one.queue_reason not in OURS:
+                if one.queue_reason not in labels.FOR_PEOPLE:
                     ids.append(one.id)
                     new.update([one.id] if one.status == "validated" else [])
     return ids, new
 
 
-def _rule(workspace: Workspace, models: Proposers, progress: Progress) -> Rule:
-    settings = workspace.config.detect
-    if settings.trust is None or not settings.teachers:
-        return Rule({}, frozenset(), settings.noise)
-    declared = frozenset(models.classes)
-    progress.say(f"Boxes of {models.by} are taken from a confidence of {settings.trust:g}, by detect.trust: unproved.")
-    return Rule(dict.fromkeys(declared, settings.trust), declared, settings.noise)
+def _rule(workspace: Workspace, models: Proposers, progress: Progress) -> tuple[Rule, dict[str, Any] | None]:
+    """What may be taken of these models now, and what that rests on."""
+    settings, target = workspace.config.detect, workspace.config.label.precision
+    if not models.models or not workspace.config.label.automatic:
+        return Rule({}, frozenset()), None
+    declared = {}
+    if settings.trust is not None and settings.teachers:
+        declared = dict.fromkeys(models.classes, settings.trust)
+    ground = reviewed(workspace, models, progress)
+    proved = prove(ground.images, models.classes, target, settings.noise, declared)
+    taken = {name: one.threshold for name, one in proved.classes.items() if one.threshold is not None}
+    unproved = {name: value for name, value in declared.items() if proved.classes[name].too_few}
+    proof = {"by": models.by, "models": models.digest, "target": target, **proved.to_json(unproved)}
+    with workspace.catalog.write() as tx:
+        turns.set_to(tx, PROOF, proof)
+    for line in told(proof):
+        progress.say(line)
+    return Rule({**taken, **unproved}, ground.cameras, frozenset(unproved), declared), proof
+
+
+def told(proof: Mapping[str, Any]) -> list[str]:
+    """What automatic labels rest on, for people."""
+    lines, declared = [], []
+    for name, one in proof["classes"].items():
+        lacking = f"{one['worth']:.0f} of the {one['needs']} boxes, on images apart, that a proof takes at least"
+        if one["threshold"] is not None:
+            lines.append(
+                f"{name}: labelled by itself from {one['threshold']:.2f}; precision {one['precision']:.3f} on "
+                f"{one['boxes']} boxes of reviewed images, at least {one['bound']:.3f} (95 %)."
+            )
+        elif one["declared"] is not None:
+            declared.append(f"{name} ({one['worth']:.0f} of {one['needs']})")
+        elif one["worth"]:
+            lines.append(f"{name}: to people; {lacking if one['too_few'] else 'no threshold is precise enough'}.")
+    if declared:
+        more = f" and {len(declared) - SHOWN} more" if len(declared) > SHOWN else ""
+        lines.append(
+            f"By detect.trust and unproved, with reviewed boxes of those that a proof takes at least: "
+            f"{', '.join(declared[:SHOWN])}{more}."
+        )
+    missed = proof["missed"]
+    if missed["of"]:
+        lines.append(
+            f"{missed['hits']} of {missed['of']} things are missed on reviewed images that would be labelled so: "
+            f"{missed['low']:.1%} to {missed['high']:.1%} (95 %)."
+        )
+    return lines
 
 
 def _label(
@@ -99,17 +143,22 @@ def _label(
 ) -> set[SampleId]:  # fmt: skip
     """Returns those that were labelled."""
     seen = models.weighed(ids, progress) if models.models else {}
-    verdicts = {id: judge(one, rule.thresholds, rule.noise) for id, one in seen.items()}
+    noise = workspace.config.detect.noise
+    with workspace.catalog.read() as tx:
+        cameras = {id: one.camera for id, one in samples.some(tx, ids).items()}
+    verdicts = {id: judge(one, rule.on(cameras[id]), noise) for id, one in seen.items()}
     with change(workspace) as changed:
         tx = changed.tx
         rows = {id: one for id, one in samples.some(tx, ids).items() if one.label is None}  # a person may have spoken
         looked = {row.sample_id for row in tx.execute(sa.select(lease.c.sample_id).where(lease.c.until > now()))}
         reasons = {id: _reason(workspace, rule, one, verdicts.get(id)) for id, one in rows.items()}
         sure = sorted(id for id, reason in reasons.items() if reason is None and id not in looked)
-        names = scenes.keep(tx, [Scene(verdicts[id].boxes, rule.about) for id in sure])
+        names = scenes.keep(
+            tx, [Scene(verdicts[id].boxes, about_of(rule.on(cameras[id]), models.classes)) for id in sure]
+        )
         version = models.version.name if models.version else None
         labels.say(tx, [
-            labels.Said(id, name, "auto", rule.says(models.by, verdicts[id]),
+            labels.Said(id, name, "auto", rule.says(models.by, cameras[id], verdicts[id]),
                         min(map(trust, verdicts[id].boxes), default=None), version)
             for id, name in zip(sure, names, strict=True)
         ])  # fmt: skip
@@ -130,7 +179,15 @@ def _reason(workspace: Workspace, rule: Rule, one: Sample, verdict: Verdict | No
         return AUDIT
     if verdict.doubts or not workspace.config.label.automatic:
         return UNSURE
-    return None if rule.thresholds else UNPROVED
+    return None if rule.on(one.camera) else UNPROVED
+
+
+def about_of(thresholds: Mapping[str, float], classes: Sequence[str]) -> tuple[str, ...]:
+    """The classes that an image labelled by itself is complete for: those whose boxes are taken. What nothing is known
+    of stays unknown on the image; of a class with parts all of them must be known."""
+    return tuple(
+        sorted({coarse(name) for name in classes} - {coarse(name) for name in classes if name not in thresholds})
+    )
 
 
 def _queue(
