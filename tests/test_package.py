@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -48,6 +49,17 @@ def test_the_command_line_starts_light() -> None:
     script = f"import sys, everlearn.cli.main; print([name for name in {HEAVY!r} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_nothing_is_told_of_whoever_uses_it(tmp_path: Path) -> None:
+    """onnxruntime writes an identifier of the machine into the home folder, and reports, as it is imported."""
+    told = {
+        name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
+    }
+    subprocess.run(
+        [sys.executable, "-c", "import everlearn, onnxruntime"], env={**told, "HOME": str(tmp_path)}, check=True
+    )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_upper_bounds_have_a_reason() -> None:

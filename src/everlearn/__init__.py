@@ -5,7 +5,10 @@ Few names, and nothing heavy is imported until it is used.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else onnxruntime tells Microsoft of itself as it is imported
 
 if TYPE_CHECKING:
     from everlearn.config import Config
