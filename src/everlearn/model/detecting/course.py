@@ -54,6 +54,10 @@ class Course(DetectionTrainer):  # type: ignore[misc]
         self.job, self.student, self.watch = job, student, watch
         self.teacher = None if teacher is None or not job.distil else teacher
         self.about = read_about(job.about, job.classes)
+        if self.about and (overrides.get("mixup") or overrides.get("cutmix")):
+            raise BadConfig(
+                "mixup and cutmix lay images over each other whose labels cover other classes.", "Set them 0."
+            )
         self.history: list[DetectionEpoch] = []
         self.stopped: Stopped = "epochs"
         self.seconds, self._closed = 0.0, False

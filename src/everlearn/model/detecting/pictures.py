@@ -48,6 +48,11 @@ class Images(YOLODataset):  # type: ignore[misc]
         """Read anew each time: Ultralytics' cache of them is a pickle beside the images."""
         return labels.labels_of([Path(one) for one in self.im_files], len(self.data["names"]))
 
+    def build_transforms(self, hyp: Any) -> Any:
+        """Without albumentations: whether it is installed must not decide what is learned, and it draws by itself."""
+        hyp.augmentations = []
+        return super().build_transforms(hyp)
+
     @property
     def buffer(self) -> list[int]:
         """What a mosaic's other images are drawn from."""
