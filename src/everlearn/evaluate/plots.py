@@ -179,6 +179,14 @@ def shrunk(pixels: Image, side: int = SIDE) -> Image:
     return np.asarray(picture)
 
 
+def resized(pixels: Image, side: int) -> Image:
+    """(H, W, 3) -> the same picture with its longer side of `side` pixels: enlarged where it is smaller, never by more
+    than in whole pixels fit."""
+    small = shrunk(pixels, side)
+    times = max(1, side // max(small.shape[:2]))
+    return small.repeat(times, axis=0).repeat(times, axis=1)
+
+
 def _long(names: Sequence[str]) -> bool:
     return max((len(drawable(name)) for name in names), default=0) > 3
 
@@ -197,14 +205,19 @@ _KOREAN = re.compile(r"CJK|Nanum|Source Han|Baekmuk|UnDotum|Gothic Neo|Batang|Gu
 
 
 @cache
+def font_files() -> list[str]:
+    """The files of the fonts that pictures are lettered in, the first that has all letters of a text first."""
+    from matplotlib import font_manager
+
+    return [str(font_manager.findfont(name)) for name in _fonts()]
+
+
+@cache
 def _drawable() -> frozenset[int]:
     """Code points that one of the fonts has."""
     from matplotlib import font_manager
 
-    found: set[int] = set()
-    for name in _fonts():
-        found |= font_manager.get_font(font_manager.findfont(name)).get_charmap().keys()
-    return frozenset(found)
+    return frozenset(code for file in font_files() for code in font_manager.get_font(file).get_charmap())
 
 
 def drawable(text: str) -> str:

@@ -12,12 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from everlearn.errors import BadInput
 from everlearn.evaluate import plots
 from everlearn.evaluate.checklist import Item
 from everlearn.evaluate.compare import Comparison
+from everlearn.evaluate.detection import DetectionMetrics
+from everlearn.evaluate.detection import pictures as pictured
+from everlearn.evaluate.detection import plots as detection_plots
 from everlearn.evaluate.figures import Result, plain
 from everlearn.evaluate.forgetting import Forgetting
 from everlearn.evaluate.gates import Decision, Gate
@@ -27,13 +30,17 @@ from everlearn.evaluate.plots import readable
 from everlearn.evaluate.words import WORDS, Lang
 
 if TYPE_CHECKING:
+    from everlearn.evaluate.detection.errors import ClassErrors
+    from everlearn.evaluate.detection.metrics import ClassScore as ClassAP
     from everlearn.types import Image, SampleId, Scalar, Task
 
 GOOD = 0.995
 """A score of the data set above which nothing is said to pull it down."""
 ROWS = 50
 """Rows of a table, and pictures, on the page; the JSON has all."""
-SHARES = frozenset({"accuracy", "precision", "recall", "f1", "ece", "forgetting", "gpu_utilisation"})
+SHARES = frozenset(
+    {"accuracy", "precision", "recall", "f1", "ece", "map50", "map50_95", "forgetting", "gpu_utilisation"}
+)
 """Figures shown in per cent."""
 
 
@@ -55,13 +62,14 @@ class Report(Result):
     versions: names of the versions in `forgetting`, oldest first. joint_forgetting: the forgetting of a model trained
     on everything at once. regressions: reported mistakes -> answered right. unknown: where
     that is an answer. checklist: what was done before the model is trusted. lineage: what the model comes from; keys
-    that `words` knows are translated. pixels: thumbnails' sources by sample id, for any id named in the report.
+    that `words` knows are translated. pixels: thumbnails' sources by sample id, for any id named in the report; a
+    detector's errors have pictures of their own, by the key of the case (`detection.pictures.case_pictures`).
     """
 
     model: str
     task: Task
     created_at: datetime
-    metrics: Metrics | RegressionMetrics
+    metrics: Metrics | RegressionMetrics | DetectionMetrics
     gates: Mapping[str, Gate] = field(default_factory=dict)
     decision: Decision | None = None
     champion: str | None = None
@@ -108,7 +116,11 @@ def render_html(report: Report, lang: Lang = "en") -> str:
         "points": partial(_points, words=words),
         "figure": _figure,
     }
-    pictures = {key: _uri(plots.thumbnail(image), "jpeg") for key, image in report.pixels.items()}
+    cases = {case.key for case in report.metrics.mistakes} if isinstance(report.metrics, DetectionMetrics) else ()
+    pictures = {
+        key: _uri(plots.thumbnail(image, pictured.SIDE if key in cases else plots.SIDE), "jpeg")
+        for key, image in report.pixels.items()
+    }
     return page.get_template("report.html.j2").render(
         r=report,
         w=words,
@@ -118,6 +130,8 @@ def render_html(report: Report, lang: Lang = "en") -> str:
         plots=_plots(report, words),
         pictures=pictures,
         classes=_lowest(report.metrics),
+        by_errors=_most_errors(report.metrics),
+        colours={kind: "#{:02x}{:02x}{:02x}".format(*colour) for kind, colour in pictured.COLOURS.items()},
         scale=_scale(report.comparison),
     )
 
@@ -132,6 +146,9 @@ def _plots(report: Report, words: Mapping[str, str]) -> dict[str, str]:
         if metrics.reliability:
             found["reliability"] = plots.reliability(metrics.reliability, words)
         found["classes"] = plots.class_bars(metrics.classes, words)
+    elif isinstance(metrics, DetectionMetrics):
+        found |= _detection_plots(metrics, words)
+        words = {**words, "mean_accuracy": words["mean_ap50"]}
     if report.unknown is not None and (report.unknown.curve or report.unknown.learned):
         found["unknown"] = plots.false_accepts(report.unknown, words)
     if report.forgetting is not None and report.forgetting.forgetting is not None:
@@ -139,15 +156,37 @@ def _plots(report: Report, words: Mapping[str, str]) -> dict[str, str]:
     return {name: _uri(image, "svg+xml") for name, image in found.items()}
 
 
+def _detection_plots(metrics: DetectionMetrics, words: Mapping[str, str]) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    if metrics.confusion.classes:
+        found["confusion"] = detection_plots.confusion_matrix(metrics.confusion, words)
+    if metrics.curves:
+        found["classes"] = detection_plots.class_bars(metrics.classes, words)
+        found["precision_recall"] = detection_plots.precision_recall(metrics.curves, words)
+        for line in get_args(detection_plots.Line):
+            found[line] = detection_plots.over_confidence(metrics.curves, line, metrics.confidence, words)
+    return found
+
+
 def _uri(image: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{b64encode(image).decode()}"
 
 
-def _lowest(metrics: Metrics | RegressionMetrics) -> list[ClassScore]:
-    """Classes in the test, lowest F1 first, then those that are not in it."""
+def _lowest(metrics: Metrics | RegressionMetrics | DetectionMetrics) -> list[ClassScore] | list[ClassAP]:
+    """Classes in the test, lowest F1 (of a detector AP50) first, then those that are not in it."""
+    if isinstance(metrics, DetectionMetrics):
+        return sorted(metrics.classes, key=lambda c: (c.ap50 is None, c.ap50 or 0.0, c.name))
     if not isinstance(metrics, Metrics):
         return []
     return sorted(metrics.classes, key=lambda c: (c.f1 is None, c.f1 or 0.0, c.name))
+
+
+def _most_errors(metrics: Metrics | RegressionMetrics | DetectionMetrics) -> list[ClassErrors]:
+    """A detector's classes with errors, those with the most first."""
+    if not isinstance(metrics, DetectionMetrics):
+        return []
+    with_errors = [one for one in metrics.errors.classes if any(one.counts.values())]
+    return sorted(with_errors, key=lambda one: (-sum(one.counts.values()), one.name))
 
 
 def _scale(comparison: Comparison | None) -> dict[str, float] | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+from everlearn.evaluate import detection_words
+
 Lang = Literal["en", "ko"]
 
 _EN = {
@@ -363,4 +365,4 @@ _KO = {
     "made_by": "Everlearn이 만들었습니다. 이 페이지는 파일 하나이며 아무것도 불러오지 않습니다.",
 }
 
-WORDS: Mapping[Lang, Mapping[str, str]] = {"en": _EN, "ko": _KO}
+WORDS: Mapping[Lang, Mapping[str, str]] = {"en": _EN | detection_words.EN, "ko": _KO | detection_words.KO}
