@@ -8,12 +8,13 @@ the region from AWS_REGION or AWS_DEFAULT_REGION. None of them is kept, shown or
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, BinaryIO
 
 from everlearn.errors import BadConfig, Missing, NotInstalled, StoreFault
@@ -123,18 +124,12 @@ class Bucket:
 
     @cached_property
     def _files(self) -> Any:
+        said = sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))
+        mark = hashlib.sha256(repr(said).encode()).digest()  # credentials may change between two stores of one process
         try:
-            import s3fs
+            return _client(self._endpoint, self._region, self._profile, mark, os.getpid())
         except ImportError as error:
             raise NotInstalled(f"s3://{self.name} needs s3fs.", "pip install 'everlearn[s3]'") from error
-        return s3fs.S3FileSystem(
-            profile=self._profile,
-            endpoint_url=self._endpoint,  # None: botocore asks AWS_ENDPOINT_URL itself
-            client_kwargs={"region_name": self._region} if self._region else {},
-            config_kwargs={"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 3}},
-            skip_instance_cache=True,  # credentials may change between two stores of one process
-            use_listings_cache=False,
-        )
 
     @contextmanager
     def faults(self, doing: str, key: str) -> Iterator[None]:
@@ -144,6 +139,21 @@ class Bucket:
             raise
         except Exception as error:
             raise _fault(f"s3://{self.name}/{key}".rstrip("/"), doing, error) from error
+
+
+@lru_cache(8)
+def _client(endpoint: str | None, region: str | None, profile: str | None, mark: bytes, process: int) -> Any:
+    """One for all buckets that are reached alike by this process: to make one takes some tenths of a second."""
+    import s3fs
+
+    return s3fs.S3FileSystem(
+        profile=profile,
+        endpoint_url=endpoint,  # None: botocore asks AWS_ENDPOINT_URL itself
+        client_kwargs={"region_name": region} if region else {},
+        config_kwargs={"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 3}},
+        skip_instance_cache=True,
+        use_listings_cache=False,
+    )
 
 
 def _fault(what: str, doing: str, error: Exception) -> StoreFault | Missing:

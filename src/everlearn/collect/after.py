@@ -24,6 +24,7 @@ class After:
     def __init__(self, text: str, source: str) -> None:
         self.text = text
         self.action, self.value = parse(text)
+        self._no_tags = ""
         if not source.lower().startswith("s3://"):
             raise BadInput(
                 f"--after {text}: {source} is no bucket.", "Leave it out: files of this machine are yours to move."
@@ -84,12 +85,15 @@ class After:
         """Beside the tags that the object has. They are asked for first: an endpoint that knows no tags would take the
         new ones for the object's content."""
         name, _, value = self.value.partition("=")
+        if self._no_tags:
+            return self._no_tags
         try:
             tags = {one["Key"]: one["Value"] for one in self.bucket.call("get_object_tagging", "read", key)["TagSet"]}
-        except (OutOfReach, Missing):
-            raise
-        except (StoreFault, KeyError, TypeError):
-            return "it was taken in, but cannot be tagged: this endpoint knows no tags, or this key may not read them"
+        except (StoreFault, KeyError, TypeError) as fault:  # the endpoint is there: it was asked for the object's head
+            if "AccessDenied" in str(fault):
+                return "it was taken in, but cannot be tagged: its tags may not be read with this key"
+            self._no_tags = "it was taken in, but cannot be tagged: this endpoint knows no tags"
+            return self._no_tags
         if tags.get(name) != value:
             new = [{"Key": name, "Value": value} for name, value in {**tags, name: value}.items()]
             self.bucket.call("put_object_tagging", "tagged", key, Tagging={"TagSet": new})

@@ -122,10 +122,9 @@ def holds_data_set(source: BucketSource) -> bool:
         return True
     if any(ending(name) == "xml" for name in top[:100]):
         return True
-    if page.get("IsTruncated") or folders:
-        for mark in MARKS:
-            if look(Prefix=source.prefix + mark, MaxKeys=1).get("Contents"):
-                return True
+    asked = MARKS if page.get("IsTruncated") else [mark for mark in MARKS if mark.partition("/")[0] + "/" in folders]
+    if any(look(Prefix=source.prefix + mark, MaxKeys=1).get("Contents") for mark in asked):
+        return True
     first, second = (sorted(folders & names) for names in _SIDES)
     if first and second:
         classes = [
