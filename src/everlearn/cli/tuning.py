@@ -12,7 +12,7 @@ from everlearn.errors import BadInput
 from everlearn.text import table
 
 if TYPE_CHECKING:
-    from everlearn.stages.tuned import Tuned
+    pass
 
 Context = typer.Context
 SHOWN = 10
@@ -78,6 +78,13 @@ def tune(
     from everlearn.stages import tuning
 
     workspace = opened(context)
+    if workspace.config.task == "detect":
+        unfit = {"--stage": stage, "--study": study, "--storage": storage, "--set": change, "--keep": keep or None,
+                 "--jobs": None if jobs == 1 else jobs}  # fmt: skip
+        return _detector(workspace, context.obj, unfit, {
+            "written": space, "sampler": sampler, "pruner": pruner if prune else "none", "trials": trials,
+            "minutes": time, "seed": seed, "quick": quick or None, "anew": anew,
+        })  # fmt: skip
     if storage is not None and study is None:
         raise BadInput("--storage shares a search, and needs its name.", "Name it: --study NAME")
     chosen = recipes.changed(recipes.load(recipe), change or [])
@@ -100,7 +107,21 @@ def tune(
     return Answer(values, lines)
 
 
-def _lines(found: Tuned) -> list[str]:
+def _detector(workspace: Any, console: Any, unfit: dict[str, Any], asked: dict[str, Any]) -> Answer:
+    """A detector has settings of its own, in the section detect. unfit: options that are for recipes."""
+    from everlearn.stages.detecting import tuning
+
+    given = [name for name, value in unfit.items() if value is not None]
+    if given:
+        raise BadInput(f"{', '.join(given)} is for recipes; this workspace tunes a detector.", "Leave it out.")
+    values = {name: value for name, value in asked.items() if value is not None}
+    if asked["sampler"] == "grid" and asked["trials"] is None:
+        values["trials"] = None
+    found = tuning.tune(workspace, console, **values)
+    return Answer(found.to_json(), [*_lines(found), *found.notes])
+
+
+def _lines(found: Any) -> list[str]:
     """The best trials first, and what was gained."""
     fields = list(dict.fromkeys(field for one in found.trials for field in one.values))
     order = sorted(found.trials, key=lambda one: (one.status != "done", -(one.value or 0.0), one.number))

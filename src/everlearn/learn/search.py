@@ -29,7 +29,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from everlearn.errors import BadConfig, BadInput
-from everlearn.learn.space import Dimension, Space, Value
+from everlearn.learn.space import Dimension, Searched, Value
 from everlearn.learn.studies import database, quiet
 
 Sampler = Literal["grid", "random", "tpe"]
@@ -126,15 +126,15 @@ class Trial:
 class Search:
     """An Optuna study, and the space that it searches."""
 
-    def __init__(self, study: optuna.Study, space: Space, sampler: Sampler, seed: int) -> None:
+    def __init__(self, study: optuna.Study, space: Searched, sampler: Sampler, seed: int) -> None:
         self.study, self.space, self.sampler, self.seed = study, space, sampler, seed
         self._dimensions = {one.field: one for one in space.dimensions}
         self._beats: dict[int, tuple[Any, float]] = {}
 
     @classmethod
     def open(
-        cls, url: str, name: str, space: Space, *, sampler: Sampler = "tpe", pruner: Pruner = "median", seed: int = 0,
-        about: Mapping[str, Any] | None = None,
+        cls, url: str, name: str, space: Searched, *, sampler: Sampler = "tpe", pruner: Pruner = "median",
+        seed: int = 0, about: Mapping[str, Any] | None = None,
     ) -> Search:  # fmt: skip
         """The study of that name, or a new one. url: sqlite:///FILE, postgresql://…; about: what must be the same for
         all who share it. Raises BadInput where it is not, StoreFault, BadConfig, NotInstalled for the database."""
@@ -310,7 +310,7 @@ class Search:
 class _Placed(optuna.samplers.BaseSampler):
     """Draws from the seed and the place of a trial, whichever process asks."""
 
-    def __init__(self, kind: Sampler, seed: int, space: Space) -> None:
+    def __init__(self, kind: Sampler, seed: int, space: Searched) -> None:
         self._kind, self._seed = kind, seed
         self._now: tuple[int, optuna.samplers.BaseSampler] | None = None
         self._space = {one.field: _distribution(one) for one in space.dimensions}

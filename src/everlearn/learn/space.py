@@ -19,7 +19,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
@@ -98,6 +98,24 @@ class Dimension:
         return f"{self.low:g}..{self.high:g}" + (":log" if self.log else f":{self.step:g}" if self.step else "")
 
 
+class Searched(Protocol):
+    """What a search needs of a space: its dimensions; the values to begin with; every combination; and its text."""
+
+    @property
+    def dimensions(self) -> tuple[Dimension, ...]: ...
+    def to_json(self) -> dict[str, str]: ...
+    def own(self) -> dict[str, Value]: ...
+    def grid(self) -> Iterator[dict[str, Value]]: ...
+    def __len__(self) -> int: ...
+
+
+def combinations(dimensions: Sequence[Dimension]) -> Iterator[dict[str, Value]]:
+    """Every point of the grid."""
+    names = [one.field for one in dimensions]
+    for values in product(*(one.grid() for one in dimensions)):
+        yield dict(zip(names, values, strict=True))
+
+
 @dataclass(frozen=True)
 class Space:
     """All dimensions of a search over `recipe`. stage: the one that is searched; None: the whole recipe."""
@@ -121,9 +139,7 @@ class Space:
 
     def grid(self) -> Iterator[dict[str, Value]]:
         """Every combination."""
-        names = [one.field for one in self.dimensions]
-        for values in product(*(one.grid() for one in self.dimensions)):
-            yield dict(zip(names, values, strict=True))
+        return combinations(self.dimensions)
 
     def __len__(self) -> int:
         """Points of the grid."""
@@ -158,7 +174,7 @@ def space(recipe: Recipe, written: Sequence[str] = DEFAULT, stage: str | None = 
     if stage is not None and stage not in [one.name for one in recipe.stages]:
         names = ", ".join(one.name for one in recipe.stages)
         raise BadConfig(f"Recipe {recipe.name} has no stage {stage}.", f"There: {names}.")
-    found = [_checked(_parsed(line), empty) for line in written]
+    found = [_checked(parsed(line), empty) for line in written]
     paths = [empty._path(one.field) for one in found]
     for path in paths:
         if paths.count(path) > 1:
@@ -171,7 +187,8 @@ def _of_a_stage(field: str) -> bool:
     return first in SHORT or (first in Stage.model_fields and first not in Recipe.model_fields)
 
 
-def _parsed(line: str) -> Dimension:
+def parsed(line: str) -> Dimension:
+    """One line of a space. Raises BadConfig."""
     field, equals, text = (part.strip() for part in line.partition("="))
     remedy = "Write FIELD=LOW..HIGH, FIELD=LOW..HIGH:log, FIELD=LOW..HIGH:STEP or FIELD=a,b,c."
     if not equals or not field or not text:

@@ -7,6 +7,7 @@ backbone, and anything else a recipe (a shipped name, or a YAML file).
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -54,16 +55,20 @@ class Pool:
     extra: Mapping[str, Sequence[Member]]
     loose: Sequence[Member]
     numbers: bool
+    strata: Sequence[str] | None = None
+    """Of scenes the rarest class on each, by which folds are made alike; None for other tasks."""
 
     @cached_property
     def labels(self) -> NDArray[Any]:
         """(N,) class names, or numbers."""
+        if self.strata is not None:
+            return np.array(self.strata, dtype=object)
         found = [one.label for one in self.members]
         return np.array(found, np.float64) if self.numbers else np.array(found, dtype=object)
 
     @property
     def measure(self) -> str:
-        return "mae" if self.numbers else "accuracy"
+        return "map50" if self.strata is not None else "mae" if self.numbers else "accuracy"
 
     @property
     def classes(self) -> int:
@@ -92,7 +97,19 @@ def pool(workspace: Workspace) -> Pool:
         if one.id not in mine and group[one.id] in groups:
             extra.setdefault(group[one.id], []).append(one)
     loose = [one for one in every if group[one.id] not in groups]
-    return Pool(snapshot, own, np.array([group[one.id] for one in own], dtype=object), extra, loose, numbers)
+    groups_of = np.array([group[one.id] for one in own], dtype=object)
+    return Pool(snapshot, own, groups_of, extra, loose, numbers, _strata(workspace, own))
+
+
+def _strata(workspace: Workspace, own: Sequence[Member]) -> list[str] | None:
+    """The rarest class on each image, `` where there is none."""
+    if workspace.config.task != "detect":
+        return None
+    from everlearn.stages.detecting import sides
+
+    shown = [{box.label for box in one.coarse} for one in sides.labelled(workspace, own)]
+    often = Counter(label for labels in shown for label in labels)
+    return [min(labels, key=lambda label: (often[label], label), default="") for labels in shown]
 
 
 @dataclass(frozen=True)
@@ -221,6 +238,10 @@ def way(
 ) -> Way:
     """What a name stands for. keep: networks are kept in model_updates/checkpoints/; quick: one epoch a stage. Raises
     Missing, BadConfig."""
+    if workspace.config.task == "detect":
+        from everlearn.stages.detecting.trying import DetectorWay
+
+        return DetectorWay(workspace, pool, progress, name, keep=keep, quick=quick)
     if name == EXACT:
         return ExactWay(workspace, pool, progress)
     if name.startswith(f"{EXACT}:"):

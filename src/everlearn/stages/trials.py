@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from everlearn import faults, track
 from everlearn.catalog import snapshots
 from everlearn.errors import Busy, EverlearnError, StoreFault
+from everlearn.learn.space import Space
 from everlearn.stages import saved, sides
 from everlearn.types import SILENT
 from everlearn.workspace import CHECKPOINTS
@@ -119,7 +120,7 @@ def tried(
                 if not keep:
                     saved.drop(bench.workspace, run.name)
             run.status = "interrupted" if feed.late else "pruned" if feed.pruned else "done"
-            value = math.nan if feed.late or feed.pruned else _value(done, search.space.stage is not None)
+            value = math.nan if feed.late or feed.pruned else _value(done, _space(search).stage is not None)
             run.note(about() if math.isnan(value) else {**about(), "value": value})
     except (StoreFault, Busy, KeyboardInterrupt):
         trial.back()
@@ -155,12 +156,17 @@ def _trained(bench: Bench, search: Search, trial: Trial, parent: str, run: track
 
 def _recipe(search: Search, trial: Trial) -> Recipe:
     """Place 0 is the recipe as it is. A stage that is searched alone is trained alone."""
-    space = search.space
+    space = _space(search)
     recipe = space.applied(trial.values) if trial.number else space.recipe
     if space.stage is None:
         return recipe
     alone = tuple(one for one in recipe.stages if one.name == space.stage)
     return recipe.model_copy(update={"stages": alone})
+
+
+def _space(search: Search) -> Space:
+    assert isinstance(search.space, Space)
+    return search.space
 
 
 def _value(done: list[Trained], alone: bool) -> float:

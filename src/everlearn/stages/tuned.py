@@ -13,6 +13,7 @@ import yaml
 from everlearn import faults, track
 from everlearn.errors import BadInput
 from everlearn.evaluate import search_plots
+from everlearn.learn.space import Space
 from everlearn.workspace import CHECKPOINTS, write_whole
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def found_by(
             "Search a tamer space, or begin with a recipe that trains: everlearn train",
         )
     space, untuned = search.space, trials[0].value if trials[0].status == "done" else None
+    assert isinstance(space, Space)
     recipe = space.applied(best.values) if best.number else space.recipe
     recipe = recipe.model_copy(update={"name": f"{recipe.name[:26]}-tuned"})
     folder, plots = workspace.root / CHECKPOINTS / run, workspace.root / track.PLOTS / run

@@ -18,6 +18,7 @@ import difflib
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -275,6 +276,12 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             raise BadConfig(
                 f"{name} {known}.", f"Near: {', '.join(near)}." if near else f"Known: {', '.join(sorted(_OPEN))}."
             )
+
+
+def defaults() -> dict[str, Any]:
+    """What a job's settings are where nobody sets them, by name."""
+    own = {one.name: one.default for one in fields(DetectionJob) if one.name in ("lr0", "optimizer", "distil")}
+    return {**{name: DEFAULT_CFG_DICT[name] for name in sorted(_OPEN) if name in DEFAULT_CFG_DICT}, **own}
 
 
 def overrides(job: DetectionJob) -> dict[str, Any]:

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from everlearn import faults, registry, track
 from everlearn.catalog import runs, snapshots
-from everlearn.errors import BadConfig, Corrupt, Missing, NotInstalled
+from everlearn.errors import BadConfig, Missing, NotInstalled
 from everlearn.learn.live import Moved
 from everlearn.learn.old_images import Old, chosen
 from everlearn.monitor.system import Sampler
-from everlearn.stages.detecting import missing, sides
+from everlearn.stages.detecting import missing
 from everlearn.stages.detecting.answering import standing
 from everlearn.stages.saved import folder_of
 from everlearn.workspace import write_whole
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from everlearn.model.detecting.training import DetectionJob, DetectionWatch, TrainedDetector
     from everlearn.stages.detecting.missing import Filled
     from everlearn.stages.detecting.sides import Labelled, Sides
-    from everlearn.types import Member, Progress, SampleId, Snapshot
+    from everlearn.types import Progress, SampleId, Snapshot
     from everlearn.workspace import Workspace
 
 WEIGHTS = "/weights.pt"
@@ -77,6 +77,13 @@ class Came:
     result: TrainedDetector
     filled: Filled
 
+    def summary(self) -> dict[str, Any]:
+        """For the catalog. The curves are in its metrics."""
+        found = self.result
+        return {"map50": found.map50, "map50_95": found.map50_95, "best_epoch": found.best_epoch,
+                "seconds": found.seconds, "stopped": found.stopped, "epochs": len(found.history),
+                "filled_in": self.filled.count}  # fmt: skip
+
 
 def spec_of(workspace: Workspace) -> str:
     """What `learn.learner` names behind its colon."""
@@ -120,18 +127,16 @@ def has_weights(workspace: Workspace, version: Version) -> bool:
 
 
 def trained(
-    workspace: Workspace, given: Lesson, snapshot: Snapshot, progress: Progress, *, kind: str = "train",
-    parent: str | None = None, watch: DetectionWatch | None = None, changes: Mapping[str, Any] | None = None,
+    workspace: Workspace, given: Lesson, snapshot: Snapshot, progress: Progress, *,
+    watch: DetectionWatch | None = None, changes: Mapping[str, Any] | None = None,
 ) -> Came:  # fmt: skip
-    """Train a detector on a lesson. A training of the same lesson that was killed goes on; one that was finished is not
-    done again. changes: of the job's fields, for searches. Raises NotInstalled, BadConfig, BadInput, TooFew."""
-    check_installed()
-    from everlearn.model.detecting import yolo
+    """Train a detector on a lesson, as a run. A training of the same lesson that was killed goes on; one that was
+    finished is not done again. changes: of the job's fields. Raises NotInstalled, BadConfig, BadInput, TooFew."""
     from everlearn.model.detecting.training import licence_said
 
-    yolo.check_settings(_changes(workspace, changes or {})["settings"])
+    check(workspace, changes or {})
     fingerprint = _fingerprint(workspace, given, changes or {})
-    goes_on = _to_go_on(workspace, kind, parent, fingerprint)
+    goes_on = _to_go_on(workspace, fingerprint)
     config = {
         **workspace.config.detect.model_dump(), **(changes or {}), "detector": spec_of(workspace),
         "classes": list(given.classes), "images": len(given.train), "fingerprint": fingerprint,
@@ -139,23 +144,41 @@ def trained(
     }  # fmt: skip
     progress.say(licence_said())
     with track.run(
-        workspace, kind, config=config, snapshot=snapshot.number, resume=goes_on, parent=parent, say=progress.say
+        workspace, "train", config=config, snapshot=snapshot.number, resume=goes_on, say=progress.say
     ) as following:
         folder = folder_of(workspace, following.name)
-        filled = missing.filled(workspace, given.train, given.classes, given.base, progress)
-        job = _written(workspace, folder, given, filled, changes or {})
         with Sampler() as sampler:
-            result = yolo.train(job, Following(following, watch, progress))
+            came = carried_out(
+                workspace, following, given, changes or {}, Following(following, watch, progress), progress
+            )
             faults.point("train.trained")
-        found = {"map50": result.map50, "map50_95": result.map50_95, "best_epoch": result.best_epoch,
-                 "seconds": result.seconds, "stopped": result.stopped, "epochs": len(result.history),
-                 "filled_in": filled.count, "system": sampler.use().to_json()}  # fmt: skip
-        following.note(found, snapshot=snapshot.number)
-        for picture in sorted((folder / OUT).glob("*.png")):
+        following.note({**came.summary(), "system": sampler.use().to_json()}, snapshot=snapshot.number)
+        for picture in sorted(came.folder.glob("*.png")):
             following.artifact(picture)
     shutil.rmtree(folder / DATA, ignore_errors=True)
     faults.point("train.done")
-    return Came(following.name, folder / OUT, result, filled)
+    return came
+
+
+def carried_out(
+    workspace: Workspace, run: track.Run, given: Lesson, changes: Mapping[str, Any], watch: DetectionWatch,
+    progress: Progress,
+) -> Came:  # fmt: skip
+    """One training in the folder of its run. Where it was killed before, it goes on."""
+    from everlearn.model.detecting import yolo
+
+    folder = folder_of(workspace, run.name)
+    filled = missing.filled(workspace, given.train, given.classes, given.base, progress)
+    result = yolo.train(_written(workspace, folder, given, filled, changes), watch)
+    return Came(run.name, folder / OUT, result, filled)
+
+
+def check(workspace: Workspace, changes: Mapping[str, Any]) -> None:
+    """Before a run begins: raises NotInstalled, and BadConfig for a setting that Ultralytics does not have."""
+    check_installed()
+    from everlearn.model.detecting import yolo
+
+    yolo.check_settings(_changes(workspace, changes)["settings"])
 
 
 def check_installed() -> None:
@@ -186,9 +209,9 @@ def _fingerprint(workspace: Workspace, given: Lesson, changes: Mapping[str, Any]
     return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()
 
 
-def _to_go_on(workspace: Workspace, kind: str, parent: str | None, fingerprint: str) -> str | None:
+def _to_go_on(workspace: Workspace, fingerprint: str) -> str | None:
     with workspace.catalog.read() as tx:
-        before = runs.every(tx, kind=kind, parent=parent)
+        before = runs.every(tx, kind="train")
     for one in reversed(before):
         if one.config.get("fingerprint") == fingerprint and (folder_of(workspace, one.name) / OUT).exists():
             return one.name
@@ -288,20 +311,3 @@ def moved(base: Base | None, divided: Sides) -> Moved:
     return Moved(
         sum(held.get(id) != label for id, label in now.items()), sum(now.get(id) != label for id, label in held.items())
     )
-
-
-def scenes_digest(workspace: Workspace, members: Sequence[Member]) -> str:
-    """What a detector would learn of these members, as a digest."""
-    return sides.digest_of(sides.labelled(workspace, [one for one in members if one.split != "test"]))
-
-
-def result_of(folder: Path) -> TrainedDetector:
-    """What a finished training wrote down. Raises Missing, Corrupt."""
-    from everlearn.model.detecting.training import TrainedDetector
-
-    try:
-        return TrainedDetector.from_json(json.loads((folder / "result.json").read_text("utf-8")), folder / "weights")
-    except FileNotFoundError:
-        raise Missing(f"{folder} holds no finished training.", "Run again: it goes on.") from None
-    except ValueError as error:
-        raise Corrupt(f"{folder}/result.json cannot be read: {error}.", "Train anew.") from None
