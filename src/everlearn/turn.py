@@ -40,6 +40,8 @@ class Turn:
             "culprits": {name: list(ids) for name, ids in judged.culprits.items()} if judged else {},
             "labelled": self.labelling.labelled if self.labelling else 0,
             "queued": self.labelling.queued if self.labelling else 0,
+            "share_for_people": self.labelling.share if self.labelling else None,
+            "proof": self.labelling.proof if self.labelling else None,
             "model": self.model,
             "samples": learned.samples if learned else 0,
             "memory_digest": learned.memory_digest if learned else None,
@@ -61,7 +63,9 @@ class Turn:
         lines.append(f"  came in     {v['collected']} new, {v['duplicates']} known already, {v['refused']} refused")
         refused = ", ".join(f"{number} {reason}" for reason, number in v["quarantined"].items())
         lines.append(f"  validated   {v['validated']}" + (f"; set aside: {refused}" if refused else ""))
-        lines.append(f"  labelled    {v['labelled']} automatically; {v['queued']} wait for a person")
+        share = v["share_for_people"]
+        for_people = "" if share is None else f"; of the new ones {share:.1%} need a person"
+        lines.append(f"  labelled    {v['labelled']} automatically; {v['queued']} wait for a person{for_people}")
         if self.learned:
             lines.append(f"  learned     {v['samples']} in {self.learned.seconds:.1f} s → {self.model}")
         scores = [(name, v[name]) for name in ("accuracy", "map50", "mae", "r2", "forgetting")]

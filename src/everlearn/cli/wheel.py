@@ -13,6 +13,8 @@ from everlearn.cli.data import LabelsFrom, opened
 from everlearn.text import table
 
 Context = typer.Context
+LAST_TURNS = 10
+"""Of which `status` says how much people had to do."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -56,13 +58,15 @@ def watch(
 
 
 def status(context: Context) -> Answer:
-    """The workspace at a glance. Samples, queue, models, the last turn."""
+    """The workspace at a glance. Samples, queue, models, the last turn, and how much of each turn people had to do."""
     from everlearn import stages
 
     workspace = opened(context)
     found = stages.status(workspace)
     rows = [[key, value] for key, value in found.items() if not isinstance(value, dict)]
     lines = [*table(rows), "", *table([[k, v] for k, v in found["counts"].items()], ["status", "samples"])]
+    shares = [[turn, f"{share:.1%}"] for turn, share in list(found["share_for_people"].items())[-LAST_TURNS:]]
+    lines += ["", *table(shares, ["turn", "new images for people"])] if shares else []
     return Answer(found, lines)
 
 

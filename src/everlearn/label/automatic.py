@@ -54,10 +54,9 @@ def automatic(workspace: Workspace, model: Sure | None, progress: Progress) -> L
     """Label what is validated and unlabelled, or queue it. Without a model everything is queued."""
     waiting = sample.c.status.in_(("validated", "queued")) & sample.c.label.is_(None)
     with workspace.catalog.read() as tx:
-        there = [
-            one for batch in samples.batches(tx, waiting) for one in batch if one.queue_reason not in labels.FOR_PEOPLE
-        ]
-    ids, new = [one.id for one in there], {one.id for one in there if one.status == "validated"}
+        every = (one for batch in samples.batches(tx, waiting) for one in batch)
+        there = {one.id: one.status for one in every if one.queue_reason not in labels.FOR_PEOPLE}
+    ids, new = list(there), {id for id, status in there.items() if status == "validated"}
     sure: set[SampleId] = set()
     with progress.task("label", len(ids)) as task:
         for start in range(0, len(ids), BATCH):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -58,8 +58,15 @@ def status(workspace: Workspace) -> dict[str, Any]:
         "regression_cases": cases,
         "turns": len(past),
         "last_decision": last["decision"] if last else None,
+        "share_for_people": shares(past),
         "counts": counts,
     }
+
+
+def shares(past: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Turn to the share of its new images that a person must look at, for the turns that had any."""
+    found = {str(one["number"]): (one["summary"] or {}).get("share_for_people") for one in past}
+    return {number: share for number, share in found.items() if share is not None}
 
 
 # what a crash left behind
