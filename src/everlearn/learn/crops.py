@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -91,6 +92,8 @@ def drop(workspace: Workspace, but: Collection[str] = ()) -> None:
     for name in names(workspace):
         if name not in but:
             path_of(workspace, name).unlink(missing_ok=True)
+    with suppress(OSError):  # not there, or not empty
+        (workspace.root / FOLDER).rmdir()
 
 
 def members(said: Iterable[tuple[CropId, str, int]], false_accept: float | None) -> dict[str, Held]:
@@ -119,6 +122,21 @@ def strangers(false_accept: float | None) -> int:
     if false_accept is None:
         return STRANGERS
     return min(1000, max(STRANGERS, int(np.ceil(np.log(0.05) / np.log1p(-false_accept)))))
+
+
+def left_out(found: Fitted) -> dict[CropId, str | None]:
+    """What each crop is answered by what was learned without its fold: a class, or None for a stranger. Without those
+    that could not be answered so."""
+    view = found.held_out
+    if view is None:
+        return {}
+    best, margins = view.probabilities(), found.unknown.margins if found.unknown else None
+    answers: dict[CropId, str | None] = {}
+    for row, (id, scores) in enumerate(zip(view.cached.ids, best, strict=True)):
+        if np.isfinite(scores).all():
+            accepted = margins is None or found.head.unknown is None or bool(margins[row] > 0)
+            answers[id] = view.classes[int(scores.argmax())] if accepted else None
+    return answers
 
 
 def _hash(id: CropId) -> bytes:

@@ -3,16 +3,17 @@ stages. Each keeps what it learned, and hands over what answers for it, ready to
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from everlearn.errors import Corrupt, TooFew
+from everlearn.learn import crops
 from everlearn.learn.exact.fit import AUTO_LABEL, Fitted
 from everlearn.learn.live import FILE, Moved
 from everlearn.stages.standing import basis, fitted, live
-from everlearn.workspace import CHECKPOINTS
 
 if TYPE_CHECKING:
     from everlearn.learn.exact.head import Head
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from everlearn.workspace import Workspace
 
 EXACT, ENSEMBLE, RIVER, STAGED, YOLO, ONNX = "exact", "ensemble", "river", "staged", "yolo", "onnx"
-CROPS = f"{CHECKPOINTS}/crops.sums"
-"""What tells the crops of a detector apart."""
 INSIDE = "inside its workspace only"
 """What the card of a model says that cannot be one graph."""
 HEAD, LEARNED = "/head.npz", "/learner.river"
@@ -45,7 +44,14 @@ def drop_memory(workspace: Workspace, but: str | None = None) -> None:
     kept = STATES[but](workspace) if but else None
     for path in STATES.values():
         if path(workspace) != kept:
-            path(workspace).unlink(missing_ok=True)
+            _remove(path(workspace))
+
+
+def _remove(path: Path) -> None:
+    """A file, or a folder of them."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
 
 
 Files = dict[str, "bytes | Path"]
@@ -282,8 +288,8 @@ STATES: dict[str, Callable[[Workspace], Path]] = {
     ENSEMBLE: lambda workspace: workspace.root / FILE,
     RIVER: lambda workspace: workspace.private("river.state"),
     STAGED: lambda workspace: workspace.private("staged.json"),
-    YOLO: lambda workspace: workspace.root / CROPS,
-    ONNX: lambda workspace: workspace.root / CROPS,
+    YOLO: lambda workspace: workspace.root / crops.FOLDER,
+    ONNX: lambda workspace: workspace.root / crops.FOLDER,
 }
 """Where each keeps what it learned."""
 

@@ -95,9 +95,11 @@ def reported(learner: str, taught: Taught, began: float, snapshot: Snapshot) -> 
 
 
 def register(
-    workspace: Workspace, taught: Taught, snapshot: Snapshot, report: LearnReport, reason: str
+    workspace: Workspace, taught: Taught, snapshot: Snapshot, report: LearnReport, reason: str, *,
+    behind: bool = False,
 ) -> Version:  # fmt: skip
-    """Enter what was taught as a version, with its bundle."""
+    """Enter what was taught as a version, with its bundle. behind: not all of it has learned the whole snapshot, so
+    that the next turn still has something to do."""
     answers = taught.answers
     assert answers is not None
     with workspace.catalog.read() as tx:
@@ -118,7 +120,7 @@ def register(
         "learner": report.learner,
         "backbone": answers.backbone,
         "licence": answers.licence,
-        "config": deciding(workspace),
+        "config": deciding(workspace) | ({"behind": True} if behind else {}),
         "code_version": _code_version(),
         "memory_digest": report.memory_digest,
         "model_digest": report.model_digest,

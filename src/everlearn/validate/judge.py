@@ -83,6 +83,22 @@ def judge(workspace: Workspace, side: Side, progress: Progress) -> Judged:
     return result
 
 
+def admit(workspace: Workspace, ids: Sequence[SampleId]) -> dict[SampleId, str]:
+    """Look at these samples now and let in whatever can be decoded, since a person chose them by hand; returns why the
+    others were set aside. What was looked at before stays as it was judged, but is let out of quarantine."""
+    with workspace.catalog.read() as tx:
+        there = samples.some(tx, ids)
+    looks = [_look(workspace, one) for one in there.values() if one.quality is None]
+    broken = {look["id"]: look["refusal"] for look in looks if look["quality"] is None}
+    fit = {"refusal": None, "refusal_value": None, "refusal_limit": None, "twin_of": None, "released": True}
+    with change(workspace) as changed:
+        samples.change(changed.tx, looks)
+        samples.change(changed.tx, ({"id": id, **fit} for id in there if id not in broken))
+        labels.settle(changed.tx, list(there))
+        changed.refile(list(there))
+    return broken
+
+
 def _looks(workspace: Workspace, pool: ThreadPoolExecutor) -> Iterator[tuple[list[Sample], list[dict[str, Any]]]]:
     """What is new, a batch at a time, and what a look at each gives; the next batch is looked at while one is used."""
     batch = _new(workspace, "")

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from everlearn import registry
 from everlearn.catalog.crops import crop_id
@@ -35,28 +35,10 @@ if TYPE_CHECKING:
     from everlearn.workspace import Workspace
 
 
-class Memory(Protocol):
-    """A memory of crops, solved and ready to be registered beside its detector."""
-
-    @property
-    def digest(self) -> str: ...
-    def classes(self, coarse: Sequence[str]) -> tuple[str, ...]:
-        """All that the two answer together."""
-        ...
-
-    def about(self) -> dict[str, Any]:
-        """Its own lines in the card."""
-        ...
-
-    def files(self, folder: Path, card: dict[str, Any]) -> Files:
-        """`/crops.onnx` and what else belongs into the bundle."""
-        ...
-
-
 @dataclass(frozen=True, eq=False)
 class Solved:
     """The memories of crops of a workspace, each with its head; by coarse class. held: what each holds; sums: the
-    digest of each. `Memory`."""
+    digest of each."""
 
     basis: CropBasis
     fitted: Mapping[str, Fitted]
@@ -167,6 +149,12 @@ def solved(workspace: Workspace, found: Mapping[str, CropMemory], progress: Prog
         basis(workspace), fitted, {name: memory.held for name, memory in found.items()},
         {name: memory.memory.digest() for name, memory in found.items()},
     )  # fmt: skip
+
+
+def model_digest(detector: str, memory: Solved | None) -> str:
+    """Of all that decides a version's boxes: its detector's digest, and those of its memory's heads."""
+    heads = [] if memory is None else [f"{name!r} {one.digest}" for name, one in sorted(memory.fitted.items())]
+    return hashlib.sha256("\n".join([detector, *heads]).encode()).hexdigest()
 
 
 def with_memory(workspace: Workspace, version: Version, detector: OnnxDetector) -> OnnxDetector | ServedPipeline:

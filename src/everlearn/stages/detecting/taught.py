@@ -19,7 +19,7 @@ from everlearn.stages.picturing import costs
 
 if TYPE_CHECKING:
     from everlearn.model.detecting.onnx import OnnxDetector
-    from everlearn.stages.detecting.crops import Memory
+    from everlearn.stages.detecting.crops import Solved
     from everlearn.stages.detecting.sides import Sides
     from everlearn.stages.learners import Files
     from everlearn.types import Member, Progress, Snapshot
@@ -39,7 +39,7 @@ class Detecting:
     detector: OnnxDetector
     made_of: str
     thresholds: Mapping[str, float]
-    memory: Memory | None = None
+    memory: Solved | None = None
     extra: Files = field(default_factory=dict)
 
     @property
@@ -99,7 +99,7 @@ def learn_onnx(workspace: Workspace, snapshot: Snapshot, members: Sequence[Membe
         raise BadInput(f"{detector.spec} is no ONNX file.", "Set learn.learner to onnx:FILE.")
     memory = crops.learned(workspace, divided.learned, detector, progress)
     thresholds = thresholds_of(workspace, detector, divided, progress)
-    digest = hashlib.sha256((digest_of(detector) + (memory.digest if memory else "")).encode()).hexdigest()
+    digest = crops.model_digest(digest_of(detector), memory)
     return Taught(
         Moved(len(divided.learned), 0), len(divided.learned),
         Detecting(detector, workspace.config.learn.learner, thresholds, memory), memory.digest if memory else None,
@@ -139,7 +139,7 @@ def _kept(workspace: Workspace, version: Any, divided: Sides, moved: Moved, prog
     extra: Files = {learning.WEIGHTS: registry.bundle_file(workspace, version, learning.WEIGHTS)}
     before = version.metrics or {}
     details = {name: before[name] for name in ("run", SCENES, "best_epoch", "map50_validation") if name in before}
-    details["detector_of"] = version.name
+    details["detector_of"] = before.get("detector_of") or version.name
     return _taught(workspace, detector, divided, moved, extra, details, progress)
 
 
@@ -150,7 +150,7 @@ def _taught(
     memory = crops.learned(workspace, divided.learned, detector, progress)
     thresholds = thresholds_of(workspace, detector, divided, progress)
     answers = Detecting(detector, f"yolo:{learning.spec_of(workspace)}", thresholds, memory, extra)
-    digest = hashlib.sha256((digest_of(detector) + (memory.digest if memory else "")).encode()).hexdigest()
+    digest = crops.model_digest(digest_of(detector), memory)
     return Taught(
         moved, len(divided.learned), answers, memory.digest if memory else None, digest, None, details,
         {
