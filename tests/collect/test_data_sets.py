@@ -9,7 +9,7 @@ import pytest
 from everlearn.catalog.origins import Origin
 from everlearn.collect.sources import open_source
 from everlearn.types import Found
-from tests.collect.test_readers import picture, read, reasons, write
+from tests.collect.test_readers import picture, read, write
 
 ROBOFLOW = """train: ../train/images
 val: ../valid/images

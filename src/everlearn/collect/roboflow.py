@@ -1,7 +1,8 @@
 """A version of a Roboflow project, pulled through Roboflow's own SDK: `roboflow://workspace/project/version`.
 
 The version is downloaded as a YOLO data set into the workspace's private folder and read there. A version never
-changes, so it is fetched once; `doctor` and `forget` remove it with all scratch. The key comes from ROBOFLOW_API_KEY alone.
+changes, so it is fetched once; `doctor` and `forget` remove it with all scratch. The key comes from ROBOFLOW_API_KEY
+alone.
 """
 
 from __future__ import annotations

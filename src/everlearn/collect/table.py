@@ -1,4 +1,6 @@
 """Labels in a CSV: a header with `path` and `label`, and if wanted `camera`, `group` and `time`; one image a row.
+`boxes`, a JSON list of [label, x, y, width, height] as shares of the image's sides, and `about`, a JSON list of the
+classes that were looked for, tell of scenes.
 
 Paths are relative to the CSV and stay inside of its folder. Other columns are passed over, `split` among them: which
 side a sample is on follows from its group, so that it never changes.
@@ -7,19 +9,20 @@ side a sample is on follows from its group, so that it never changes.
 from __future__ import annotations
 
 import csv
+import json
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-from everlearn.collect.annotations import found_at
+from everlearn.collect.annotations import box, class_name, declared, found_at, number, only_class
 from everlearn.collect.files import entry_at, refused, why
 from everlearn.collect.options import SourceOptions
 from everlearn.errors import BadInput
 from everlearn.naming import clean_label
-from everlearn.types import Found, Refused
+from everlearn.types import Box, Found, Refused
 
 LONGEST_LINE = 1 << 20
 
@@ -59,6 +62,8 @@ class CsvSource:
             entry = entry_at(row["path"], self.root)
             label = clean_label(row["label"]) if row["label"] else None
             when = datetime.fromisoformat(row["time"]).replace(tzinfo=None) if row.get("time") else None
+            boxes = _boxes(row["boxes"]) if row.get("boxes") else None
+            about = declared(class_name(name) for name in _list(row["about"])) if row.get("about") else None
         except BadInput as error:
             return refused(where, error.message)
         except ValueError:
@@ -68,15 +73,39 @@ class CsvSource:
         found = found_at(entry, self.options)
         if isinstance(found, Refused):
             return found
+        label = label or (only_class(boxes) if boxes else None)
         return replace(
             found,
             label=label,
-            label_by="csv" if label is not None else None,
+            label_by="csv" if label is not None or boxes is not None else None,
+            boxes=boxes,
+            about=about,
             camera=row.get("camera") or found.camera,
             group=row.get("group") or found.group,
             captured_at=when or found.captured_at,
             time_from="name" if when else found.time_from,
         )
+
+
+def _boxes(text: str) -> tuple[Box, ...]:
+    """Raises BadInput."""
+    found = []
+    for one in _list(text):
+        if not isinstance(one, list) or len(one) != 5:
+            raise BadInput("a box is [label, x, y, width, height]", "")
+        x, y, width, height = (number(value) for value in one[1:])
+        found.append(box(class_name(one[0]), x, y, x + width, y + height))
+    return tuple(found)
+
+
+def _list(text: str) -> list[Any]:
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError):
+        raise BadInput(f"'{text[:40]}' is no JSON", "") from None
+    if not isinstance(said, list):
+        raise BadInput(f"'{text[:40]}' is no list", "")
+    return said
 
 
 def find_csv(path: Path) -> Path:

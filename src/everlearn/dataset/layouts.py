@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,8 +18,9 @@ from typing import IO, Any, ClassVar, Protocol
 
 import yaml
 
+from everlearn.catalog.scenes import STEPS
 from everlearn.naming import escape, render_name
-from everlearn.types import SampleId, Split
+from everlearn.types import Box, SampleId, Scene, Split
 
 LONGEST_FOLDER = 200
 """Bytes of a class folder's name; a longer one is only a digest of the label."""
@@ -30,7 +31,8 @@ TIMED = ("exif", "name", "video")
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A member of a snapshot as it is exported. path: below the export's folder, with `/`."""
+    """A member of a snapshot as it is exported. path: below the export's folder, with `/`. scene: what its label stands
+    for where the task is `detect`."""
 
     id: SampleId
     label: str
@@ -42,12 +44,18 @@ class Item:
     time_from: str | None
     parent: SampleId | None
     path: str = ""
+    scene: Scene | None = None
 
     def said(self) -> dict[str, Any]:
         """What must read back, as JSON knows it."""
+        told: dict[str, Any] = {"label": self.label}
+        if self.scene is not None:
+            about = None if self.scene.about is None else list(self.scene.about)
+            boxes = [[one.label, one.x, one.y, one.width, one.height] for one in self.scene.boxes]
+            told = {"label": None, "boxes": boxes, "about": about}
         return {
             "id": self.id,
-            "label": self.label,
+            **told,
             "split": self.split,
             "fold": self.fold,
             "camera": self.camera,
@@ -139,6 +147,20 @@ class Flat:
     def finish(self) -> None: ...
 
 
+def pixels(share: float, side: int) -> float:
+    """A corner in pixels: a whole number where that reads back as the same share on the catalog's grid, else with so
+    many decimals that it does."""
+    value = share * side
+    nearest = round(value)
+    return nearest if round(nearest / side * STEPS) == round(share * STEPS) else round(value, 8)
+
+
+def corners(box: Box, width: int, height: int) -> tuple[float, float, float, float]:
+    """left, top, right, bottom in pixels."""
+    right, bottom = box.x + box.width, box.y + box.height
+    return pixels(box.x, width), pixels(box.y, height), pixels(right, width), pixels(bottom, height)
+
+
 class Coco:
     """COCO detection: `SIDE/name.ext` and `annotations/instances_SIDE.json`.
 
@@ -150,7 +172,7 @@ class Coco:
     def __init__(self, folder: Path, classes: Sequence[str], sides: Sequence[Split]) -> None:
         self.folder = folder
         self.numbers = {label: number for number, label in enumerate(classes, 1)}
-        self.count: dict[Split, int] = dict.fromkeys(sides, 0)
+        self.count: dict[Split, list[int]] = {side: [0, 0] for side in sides}
         self.images: dict[Split, IO[str]] = {}
         self.boxes: dict[Split, IO[str]] = {}
         self.open = ExitStack()
@@ -166,24 +188,32 @@ class Coco:
         return f"{item.split}/{file_name(item, ext)}"
 
     def add(self, item: Item, width: int, height: int) -> None:
-        self.count[item.split] += 1
-        number = self.count[item.split]
+        count = self.count[item.split]
+        count[0] += 1
+        number = count[0]
+        said = {name: value for name, value in item.said().items() if name != "boxes"}
         picture: dict[str, Any] = {"id": number, "file_name": item.path.partition("/")[2]}
-        picture.update({"width": width, "height": height, "everlearn": item.said()})
+        picture.update({"width": width, "height": height, "everlearn": said})
         if item.time is not None:
             picture["date_captured"] = item.time.isoformat(" ")
-        box = {
-            "id": number,
-            "image_id": number,
-            "category_id": self.numbers[item.label],
-            "bbox": [0, 0, width, height],
-            "area": width * height,
-            "iscrowd": 0,
-            "whole_image": True,
-        }
         comma = "," if number > 1 else ""
         self.images[item.split].write(f"{comma}\n{json.dumps(picture, ensure_ascii=False)}")
-        self.boxes[item.split].write(f"{comma}\n{json.dumps(box)}")
+        for one in self._annotations(item, width, height):
+            count[1] += 1
+            comma = "," if count[1] > 1 else ""
+            box = {"id": count[1], "image_id": number, "iscrowd": 0, **one}
+            self.boxes[item.split].write(f"{comma}\n{json.dumps(box)}")
+
+    def _annotations(self, item: Item, width: int, height: int) -> Iterator[dict[str, Any]]:
+        if item.scene is None:
+            whole = {"bbox": [0, 0, width, height], "area": width * height, "whole_image": True}
+            yield {"category_id": self.numbers[item.label], **whole}
+            return
+        for box in item.scene.boxes:
+            left, top, right, bottom = corners(box, width, height)
+            across, down = round(right - left, 8), round(bottom - top, 8)
+            yield {"category_id": self.numbers[box.label], "bbox": [left, top, across, down],
+                   "area": round(across * down, 8)}  # fmt: skip
 
     def finish(self) -> None:
         categories = [{"id": n, "name": label, "supercategory": ""} for label, n in self.numbers.items()]

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from everlearn.catalog import samples
+from everlearn.catalog.scenes import STEPS
 from everlearn.errors import BadInput, Missing, StoreFault
 from everlearn.naming import coarse
 from everlearn.store import LocalStore
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
 SIDE_NAMES: dict[Split, str] = {"train": "train", "validation": "val", "test": "test"}
 YAML = "data.yaml"
-STEPS = 10_000_000
-"""Of a side: coordinates are whole multiples of 1e-7, so that 7 decimals, and 8 of a centre, say them exactly."""
 _READERS = 8
 _NO_LINKS = (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP)
 
@@ -75,7 +74,9 @@ def write(
 
 
 def text_of(boxes: Sequence[Box], numbers: Mapping[str, int]) -> str:
-    """A line for each box; empty where there is none. Raises BadInput for a class without a number."""
+    """A line for each box; empty where there is none. Coordinates are whole multiples of 1e-7 of a side
+    (`scenes.GRID`), so that 7 decimals, and 8 of a centre, say them exactly. Raises BadInput for a class without a
+    number."""
     return "".join(f"{line}\n" for line in sorted({_line(box, numbers) for box in boxes}))
 
 
