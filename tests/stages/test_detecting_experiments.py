@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import yaml
 
@@ -19,7 +17,7 @@ pytest.importorskip("ultralytics", reason="training YOLO needs ultralytics")
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     folder = tmp_path_factory.mktemp("experiments")
     scenes.write(folder / "data", 40, ("circle", "square"), side=64)
     settings = {
@@ -29,7 +27,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     made = Workspace.create(folder / "w", check(settings, folder / "everlearn.yaml"))
     stages.collect(made, [str(folder / "data")], Quiet(), labels_from="yolo")
     stages.validate(made, Quiet())
-    yield made
+    return made
 
 
 def test_folds_are_trained_apart_and_done_once(workspace: Workspace) -> None:
