@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 JOINED, FOLLOWED, MATCHED, SAME_PLACE = 0.55, 0.3, 0.5, 0.7
 """IoU from which boxes of several models are one (as Solovyev et al.), boxes of one class in two frames are one thing
 that moved, a proposal counts as the true box, and two boxes lie on the same place."""
+NEVER = 2.0
+"""The threshold of a class that is not labelled by itself."""
 PLAIN = 0.5
 """Trust from which a thing seen in both neighbouring frames should be seen in the one between them."""
 
@@ -202,7 +204,7 @@ def judge(seen: Weighed, thresholds: Mapping[str, float], noise: float) -> Verdi
     missing that both neighbours show, and no two boxes of different classes are on the same place. A class without
     a threshold is never sure."""
     shown = [box for box in seen.boxes if trust(box) >= noise]
-    doubts = [f"{box.label} {trust(box):.2f}" for box in shown if trust(box) < thresholds.get(box.label, 2.0)]
+    doubts = [f"{box.label} {trust(box):.2f}" for box in shown if trust(box) < thresholds.get(box.label, NEVER)]
     doubts += [f"maybe a missed {box.label}" for box in seen.missed]
     for number, one in enumerate(shown):
         for two in shown[:number]:
@@ -230,7 +232,8 @@ def fill(
     for name in sorted(set(classes) - known):
         mine = [box for box in proposals if coarse(box.label) == name and trust(box) >= noise]
         mine = [box for box in mine if all(iou(box, other) < SAME_PLACE for other in scene.boxes)]
-        if name in thresholds and all(trust(box) >= thresholds[name] for box in mine):
+        least = thresholds.get(name, NEVER)
+        if least < NEVER and all(trust(box) >= thresholds.get(box.label, least) for box in mine):
             boxes += [replace(box, label=name) for box in mine]
             known.add(name)
     return Scene(tuple(boxes), tuple(sorted(known)))

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from everlearn.label.boxes import MATCHED, Weighed, iou, judge, trust
+from everlearn.label.boxes import MATCHED, NEVER, Weighed, iou, judge, trust
 from everlearn.naming import coarse
 
 if TYPE_CHECKING:
@@ -37,8 +37,6 @@ DELTA = 0.05
 WORSE = 0.1
 """Error rate of the check that what is written is not worse than what was proved."""
 STEPS = 100
-NEVER = 2.0
-"""The threshold of a class that is not labelled by itself."""
 
 
 def draw(id: str) -> float:

@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from everlearn import registry
+from everlearn.label.boxes import fill
 from everlearn.naming import coarse
 from everlearn.stages.detecting.answering import detector_of, found_on
+from everlearn.types import Scene
 
 if TYPE_CHECKING:
     from everlearn.stages.detecting.learning import Base
@@ -46,32 +48,17 @@ def filled(
     if base is None:
         return Filled(boxes, about, 0)
     detector = detector_of(workspace, base.version)
-    thresholds = registry.card(workspace, base.version).get("thresholds") or {}
     known = wanted & {coarse(name) for name in detector.classes}
+    said = registry.card(workspace, base.version).get("thresholds") or {}
+    thresholds = {**dict.fromkeys(known, SURE), **said}
     asked = [one.id for one in given if known - about[one.id]]
     count = 0
     found = found_on(workspace, detector, asked, progress, version=base.version, name="missing labels")
+    labelled = {one.id: one.coarse for one in given}
     for id, several, _ in found:
-        sure, complete = _sure(several, known - about[id], thresholds)
-        boxes[id] += sure
-        about[id] |= complete
-        count += len(sure)
+        seen = fill(Scene(labelled[id]), about[id], several, known | about[id], thresholds, DOUBT)
+        added = [replace(box, confidence=None) for box in seen.boxes if box.confidence is not None]
+        boxes[id] += added
+        about[id] |= frozenset(seen.about or ())
+        count += len(added)
     return Filled(boxes, about, count)
-
-
-def _sure(
-    found: Sequence[Box], asked: frozenset[str], thresholds: Mapping[str, float]
-) -> tuple[list[Box], frozenset[str]]:
-    """Of the classes asked for the sure boxes, and those classes of which nothing on this image is in doubt. Of a class
-    in doubt no box is taken: it stays out of the loss as a whole."""
-    doubtful: set[str] = set()
-    sure = []
-    for box in found:
-        label, confidence = coarse(box.label), box.confidence or 0.0
-        if label not in asked or confidence < DOUBT:
-            continue
-        if confidence >= thresholds.get(box.label, thresholds.get(label, SURE)):
-            sure.append(replace(box, label=label, confidence=None))
-        else:
-            doubtful.add(label)
-    return [box for box in sure if box.label not in doubtful], frozenset(asked - doubtful)
