@@ -240,15 +240,19 @@ def models_export(
         str, typer.Option("--format", metavar="onnx|pt|h5", help="The whole bundle, or a network's weights alone.")
     ] = "onnx",
     int8: Annotated[bool, typer.Option("--int8", help="Also a network in int8, and what that costs.")] = False,
+    half: Annotated[bool, typer.Option("--half", help="Also a detector in float16, and what that costs.")] = False,
 ) -> Answer:
     """Copy a version's bundle. The ONNX file, the head, the classes, the card; or a network for torch or Keras."""
     from everlearn import stages
 
     workspace = opened(context)
     with workspace.lock():
-        done = stages.export(workspace, model, out, context.obj, sums=sums, form=form, int8=int8)
-    values = {"models": [done.version.name], "files": [str(path) for path in done.files]}
-    return Answer({**values, "int8": done.int8 and done.int8.to_json()}, done.lines())
+        done = stages.export(workspace, model, out, context.obj, sums=sums, form=form, int8=int8, half=half)
+    values: dict[str, Any] = {"models": [done.version.name], "files": [str(path) for path in done.files]}
+    values["int8"] = done.int8 and done.int8.to_json()
+    if done.forms:
+        values["forms"] = [one.to_json() for one in done.forms]
+    return Answer(values, done.lines())
 
 
 def deploy(

@@ -61,7 +61,7 @@ def quantise(data: bytes, images: Sequence[Image]) -> bytes:
     chosen = [images[at] for at in np.linspace(0, len(images) - 1, min(len(images), CALIBRATION)).astype(int)]
     before = source.proto()
     try:
-        with tempfile.TemporaryDirectory() as folder, _quiet():
+        with tempfile.TemporaryDirectory() as folder, quiet():
             after = _static(before, source.prepare(chosen), Path(folder))
     except Exception as error:  # whatever onnxruntime's tools stumble over
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
@@ -165,7 +165,7 @@ def _static(model: onnx.ModelProto, inputs: NDArray[Any], folder: Path) -> onnx.
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The quantiser gives advice that was followed."""
     root = logging.getLogger()
     before = root.level

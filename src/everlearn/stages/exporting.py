@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from everlearn.catalog.versions import Version
     from everlearn.learn.live import LiveMemory
     from everlearn.model.bundle import OnnxModel
+    from everlearn.model.detecting.optimise import Measured
     from everlearn.model.network_bundle import Trained
     from everlearn.model.quantised import Cost
     from everlearn.types import Image, Progress
@@ -30,14 +31,19 @@ JUDGED = 1000
 
 @dataclass(frozen=True)
 class Exported:
-    """int8: what it costs and gives, where it was asked for."""
+    """int8: what it costs and gives, where it was asked for. forms: the same of a detector, which may be `half` too."""
 
     version: Version
     files: list[Path]
     int8: Cost | None = None
+    forms: Sequence[Measured] = ()
 
     def lines(self) -> list[str]:
         lines, found = [str(path) for path in self.files], self.int8
+        if self.forms:
+            from everlearn.model.detecting import optimise
+
+            lines += optimise.lines(self.forms)
         if found is None:
             return lines
         lines.append(
@@ -53,31 +59,42 @@ class Exported:
 
 def export(
     workspace: Workspace, model: str | None, out: Path, progress: Progress, *,
-    sums: bool = False, form: str = "onnx", int8: bool = False,
+    sums: bool = False, form: str = "onnx", int8: bool = False, half: bool = False,
 ) -> Exported:  # fmt: skip
     """Write a version to a folder: its whole bundle, or a network's weights alone as .pt or .h5.
 
-    sums: also the exact memory as it stood then. int8: also a smaller copy of a network's ONNX file, judged on the test
-    side beside it.
+    sums: also the exact memory as it stood then. int8: also a smaller copy of a network's or a detector's ONNX file,
+    judged on the test side beside it; half: of a detector's, in float16.
 
     Raises BadInput for what this version has not, Missing for a retired one, NotInstalled for .h5 without Keras, TooFew
     where int8 cannot be judged, StoreFault.
     """
     if form not in FORMS:
         raise BadInput(f"--format {form} is unknown.", f"Choose {', '.join(FORMS)}.")
-    if form != "onnx" and (sums or int8):
-        raise BadInput(f"--format {form} is a network's weights alone.", "Leave --sums and --int8 to --format onnx.")
+    if form != "onnx" and (sums or int8 or half):
+        raise BadInput(
+            f"--format {form} is a network's weights alone.", "Leave --sums, --half and --int8 to --format onnx."
+        )
+    detects = workspace.config.task == "detect"
+    if half and not detects:
+        raise BadInput("--half is for detectors.", "Use --int8: it makes a network's file a quarter of its size.")
     version = answering.registered(workspace, model)
     stem = out.expanduser().absolute() / version.key.rpartition("/")[2].removesuffix(".onnx")
     if form != "onnx":
         return Exported(version, [_weights(workspace, version, stem, form)])
-    if int8:
+    if int8 and not detects:
         _trained(workspace, version)  # before anything is written
     memory = _memory_of(workspace, version, progress) if sums else None
     files, cost = registry.export(workspace, version, out), None
     if memory is not None:
         files.append(stem.with_name(stem.name + ".sums"))
         memory.memory.save(files[-1], {"version": version.name, "digest": version.memory_digest})
+    if detects and (int8 or half):
+        from everlearn.stages.detecting.optimising import smaller
+
+        wanted = [name for name, said in (("half", half), ("int8", int8)) if said]
+        made, forms = smaller(workspace, version, prove.test_side(workspace), stem, wanted, progress)
+        return Exported(version, files + made, forms=forms)
     if int8:
         files.append(stem.with_name(stem.name + ".int8.onnx"))
         cost = _int8(workspace, version, files[-1], progress)

@@ -43,7 +43,8 @@ class OnnxDetector:
     """`model.detecting.detector.Detector` of a graph, served by onnxruntime alone, without any workspace.
 
     description: what its outputs mean. thresholds: of each class, the confidence from which `predict` tells a box.
-    card: as it was exported, {} for a file that is no bundle of ours. metadata: what the file says. data: its bytes.
+    card: as it was exported, {} for a file that is no bundle of ours. metadata: what the file says, our names
+    without what stands before them; facts: as it lies there. data: the file's bytes.
     """
 
     def __init__(self, source: Path | bytes, description: Outputs | None = None) -> None:
@@ -56,8 +57,8 @@ class OnnxDetector:
             name = str(source)
             self.data, model = _read(source)
             self.spec = f"onnx:{source}"
-        self._facts = {one.key: one.value for one in model.metadata_props}
-        self.metadata = {key.removeprefix(KEY): value for key, value in self._facts.items()}
+        self.facts = {one.key: one.value for one in model.metadata_props}
+        self.metadata = {key.removeprefix(KEY): value for key, value in self.facts.items()}
         self._session = session(self.data, name)
         self._inputs(name)
         self.description = description or self._described(source, name)
@@ -103,12 +104,20 @@ class OnnxDetector:
 
     def raw(self, images: Sequence[Image]) -> list[NDArray[Any]]:
         """The graph's own outputs for as many images as it takes at a time, or fewer: arrays (N, …)."""
+        found = self.run(self.input(images))
+        return [one[: len(images)] for one in found]
+
+    def input(self, images: Sequence[Image]) -> NDArray[Any]:
+        """Images of any size, checked, as the graph takes them; filled up where it takes so many and no fewer."""
         how = self.description
         x = how.input([letterbox(image, how.size, how.fit, how.pad) for image in images], self._dtype)
-        if missing := self._width - len(x) if self._width else 0:
-            x = np.concatenate([x, np.repeat(x[-1:], missing, axis=0)])
+        missing = self._width - len(x) if self._width else 0
+        return np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) if missing else x
+
+    def run(self, x: NDArray[Any]) -> list[NDArray[Any]]:
+        """The graph, and whether what it gives is as described."""
         try:
-            found = self._session.run(self._names, {self._input: x})
+            found = self._session.run(self._names, {self.input_name: x})
         except Exception as error:  # onnxruntime's errors share no base class
             reason = (str(error).splitlines() or ["?"])[0][:200]
             raise BadInput(
@@ -117,8 +126,8 @@ class OnnxDetector:
         for one in found:
             if not one.ndim or len(one) != len(x):
                 raise BadInput(f"{self.spec} gives {one.shape} for {len(x)} images.", "Its first axis must be images.")
-        how.expect([one.shape for one in found], self.spec)
-        return [one[: len(images)] for one in found]
+        self.description.expect([one.shape for one in found], self.spec)
+        return list(found)
 
     def _detect(self, images: Sequence[Image], least: float, overlap: float) -> list[list[Box]]:
         how, images = self.description, [checked(image) for image in images]
@@ -139,7 +148,7 @@ class OnnxDetector:
                 f"{name} takes {shown or 'nothing'}; a detector takes one tensor of images.",
                 "Export it without what comes after the network.",
             )
-        self._input, self._dtype = given[0].name, _TYPES[given[0].type]
+        self.input_name, self._dtype = given[0].name, _TYPES[given[0].type]
         self._shape = [side if isinstance(side, int) and side > 0 else None for side in given[0].shape]
         if (self._shape[0] or 1) > _MOST_AT_ONCE:
             raise BadInput(
@@ -168,15 +177,15 @@ class OnnxDetector:
         return found
 
     def _described(self, source: Path | bytes, name: str) -> Outputs:
-        if self._facts.get(KEY + "format") == FORMAT and OUTPUTS not in self._facts:
-            task = self._facts.get(KEY + "task", "?")
+        if self.facts.get(KEY + "format") == FORMAT and OUTPUTS not in self.facts:
+            task = self.facts.get(KEY + "task", "?")
             raise BadInput(f"{name} is a model for {task}, not a detector.", "Give a detector.")
-        if OUTPUTS in self._facts:
+        if OUTPUTS in self.facts:
             return Outputs.parse(self._said("outputs", {}, name), name)
         if (beside := description_of(source)) is not None:
             said = Outputs.read(beside)
-            return said if said.licence != UNKNOWN else replace(said, licence=_licence(self._facts))
-        found = ultralytics(self._facts, [one.shape for one in self._session.get_outputs()], name)
+            return said if said.licence != UNKNOWN else replace(said, licence=_licence(self.facts))
+        found = ultralytics(self.facts, [one.shape for one in self._session.get_outputs()], name)
         if found is None:
             where = "a description" if isinstance(source, bytes) else str(source.with_suffix(".yaml"))
             raise BadInput(f"{name} does not say what its outputs mean.", f"Write {where}; kinds: {', '.join(KINDS)}.")
@@ -193,10 +202,10 @@ class OnnxDetector:
 
     def _said(self, key: str, otherwise: Any, name: str) -> Any:
         """What a bundle of ours says under this name."""
-        if self._facts.get(KEY + "format") != FORMAT or KEY + key not in self._facts:
+        if self.facts.get(KEY + "format") != FORMAT or KEY + key not in self.facts:
             return otherwise
         try:
-            said = json.loads(self._facts[KEY + key])
+            said = json.loads(self.facts[KEY + key])
         except (ValueError, RecursionError):
             said = None
         if not isinstance(said, dict):
