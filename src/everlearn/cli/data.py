@@ -1,17 +1,15 @@
-"""Commands about data: init, collect, validate, release, label, review, augment, data, dataset."""
+"""Commands about data: init, collect, validate, release, label, augment, data, dataset."""
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from everlearn.cli.console import Answer, Console
+from everlearn.cli.console import Answer
 from everlearn.errors import BadInput
-from everlearn.naming import denied
 from everlearn.text import table
 from everlearn.types import STATUSES
 
@@ -40,12 +38,14 @@ class Format(StrEnum):
     imagefolder = "imagefolder"
     yolo = "yolo"
     coco = "coco"
+    voc = "voc"
+    labelstudio = "labelstudio"
     csv = "csv"
     dvc = "dvc"
 
 
 def add_to(app: typer.Typer) -> None:
-    for command in (init, collect, validate, release, label, review, augment, data):
+    for command in (init, collect, validate, release, label, augment, data):
         app.command(command.__name__)(command)
     app.add_typer(dataset, name="dataset")
 
@@ -169,7 +169,14 @@ def release(context: Context, ids: Annotated[list[str], typer.Argument(metavar="
 
 def label(
     context: Context,
-    words: Annotated[list[str] | None, typer.Argument(metavar="[ID LABEL]", help="A sample and its label.")] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[ID LABEL…]",
+            help="A sample and its label; for detect its boxes, 'LABEL X Y WIDTH HEIGHT' each in shares of the image, "
+            "or nothing.",
+        ),
+    ] = None,
     auto: Annotated[
         bool, typer.Option("--auto", help="Label by the model what it is sure of; queue the rest.")
     ] = False,
@@ -195,82 +202,51 @@ def label(
     if sum([auto, undo is not None, bool(words)]) != 1:
         raise BadInput("Say one of: ID LABEL, ID --not LABEL, --auto, --undo ID, --history ID.",
                        "See: everlearn label --help")  # fmt: skip
-    with workspace.lock():
-        if auto:
+    if auto:
+        with workspace.lock():
             done = stages.label(workspace, context.obj)
-            lines = [f"Labelled {done.labelled} automatically; {done.queued} wait for a person (everlearn review)."]
-            return Answer({"labelled": done.labelled, "queued": done.queued}, lines)
-        if undo is not None:
-            now = person.undo(workspace, undo)
-            return Answer(
-                {"labelled": 0, "queued": _queued(workspace), "label": now},
-                [f"The label is now {(now or '-').strip()}."],
-            )
-        if is_not is not None:
-            if words is None or len(words) != 1:
-                raise BadInput("--not takes one sample's id.", "Write: everlearn label ID --not LABEL")
-            person.deny(workspace, words[0], is_not)
-            return Answer({"labelled": 1, "queued": _queued(workspace)}, [f"{words[0]} is not {is_not}."])
-        if words is None or len(words) != 2:
-            raise BadInput(
-                "label takes a sample's id and a label.", "Quote a label with blanks: everlearn label ID 'a b'"
-            )
-        person.say(workspace, words[0], words[1])
-    return Answer({"labelled": 1, "queued": _queued(workspace)}, [f"Labelled {words[0]} {words[1]}."])
+        lines = [f"Labelled {done.labelled} automatically; {done.queued} wait for a person (everlearn review)."]
+        if done.share is not None:
+            lines.append(f"Of the new images {done.share:.1%} need a person.")
+        values = {"labelled": done.labelled, "queued": done.queued, "share_for_people": done.share}
+        return Answer({**values, **({"proof": done.proof} if done.proof else {})}, lines)
+    # What a person says waits for nobody: no lock is taken, see `files.beside`.
+    if undo is not None:
+        now = person.undo(workspace, undo)
+        return Answer(
+            {"labelled": 0, "queued": queued(workspace), "label": now}, [f"The label is now {(now or '-').strip()}."]
+        )
+    if is_not is not None:
+        if words is None or len(words) != 1:
+            raise BadInput("--not takes one sample's id.", "Write: everlearn label ID --not LABEL")
+        person.deny(workspace, words[0], is_not)
+        return Answer({"labelled": 1, "queued": queued(workspace)}, [f"{words[0]} is not {is_not}."])
+    given = words or []
+    if workspace.config.task == "detect" and len(given) > 1:
+        person.draw(workspace, given[0], _scene(workspace, given[1:]))
+    elif len(given) == 2:
+        person.say(workspace, *given)
+    else:
+        raise BadInput("label takes a sample's id and a label.", "Quote a label with blanks: everlearn label ID 'a b'")
+    return Answer({"labelled": 1, "queued": queued(workspace)}, [f"Labelled {' '.join(given)}."])
 
 
-def review(
-    context: Context,
-    limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = 20,
-) -> Answer:
-    """Answer the queue, most informative first. At the terminal; with --json, or without a terminal, list it."""
-    from everlearn.label import person
+def _scene(workspace: Any, words: list[str]) -> Any:
+    """`"LABEL X Y WIDTH HEIGHT" …`, or `nothing`. All the classes that are known were looked for. Raises BadInput."""
+    from everlearn.catalog import known
+    from everlearn.types import Box, Scene
 
-    workspace = opened(context)
-    waiting = person.waiting(workspace, limit)
-    answered = 0
-    if sys.stdin.isatty() and not context.obj.json:
-        answered = _ask(workspace, waiting, context.obj)
-    queued = _queued(workspace)
-    rows = [
-        [one.id, one.queue_reason, one.label or "-", one.suspect or "-", workspace.where(one.key)] for one in waiting
-    ]
-    lines = [f"Answered {answered}; {queued} wait."] if answered else table(
-        rows, ["sample", "why", "label", "rather", "file"]
-    )  # fmt: skip
-    if not waiting:
-        lines = ["Nothing waits for a person."]
-    items = [
-        {"sample": o.id, "reason": o.queue_reason, "label": o.label, "suggestion": o.suspect, "urgency": o.urgency,
-         "path": workspace.where(o.key)}
-        for o in waiting
-    ]  # fmt: skip
-    return Answer({"labelled": answered, "queued": queued, "items": items}, lines)
-
-
-def _ask(workspace: Any, waiting: list[Any], console: Console) -> int:
-    from everlearn.label import person
-
-    console.say("For each image: a label, Enter to keep what is suggested, s to skip, q to stop.")
-    answered = 0
-    for number, one in enumerate(waiting, 1):
-        proposal: str | None = one.suspect or (None if denied(one.label) else one.label)
-        print(f"[{number}/{len(waiting)}] {workspace.where(one.key)}  ({one.queue_reason})", file=sys.stderr)
-        print(f"  label{f' [{proposal}]' if proposal else ''}: ", end="", file=sys.stderr, flush=True)
-        line = sys.stdin.readline()
-        said = line.strip()
-        if not line or said == "q":
-            break
-        if said == "s" or (not said and not proposal):
-            continue
+    boxes = []
+    for word in [] if words == ["nothing"] else words:
+        label, *sides = word.rsplit(maxsplit=4)
         try:
-            with workspace.lock():
-                person.say(workspace, one.id, said or proposal or "")
-        except BadInput as error:  # a slip of the fingers: the image waits on
-            console.say(f"  {error}")
-            continue
-        answered += 1
-    return answered
+            x, y, width, height = (float(side) for side in sides)
+        except ValueError:
+            remedy = "Write: everlearn label ID 'raccoon 0.1 0.2 0.3 0.4' (x y width height, as shares); or: nothing"
+            raise BadInput(f"{word!r} is no box.", remedy) from None
+        boxes.append(Box(label, x, y, width, height))
+    with workspace.catalog.read() as tx:
+        return Scene(tuple(boxes), tuple(known.classes(known.labels(tx))))
 
 
 def augment(
@@ -386,9 +362,12 @@ def dataset_export(
     context: Context,
     out: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is empty or not there.")],
     snapshot: Annotated[str | None, typer.Option(help="Which snapshot; default: the newest.")] = None,
-    form: Annotated[Format, typer.Option("--format", help="The layout.")] = Format.imagefolder,
+    form: Annotated[
+        Format | None, typer.Option("--format", help="The layout; default: imagefolder, where boxes are learned yolo.")
+    ] = None,
 ) -> Answer:
-    """Write a snapshot for other programs. As ImageFolder, YOLO, COCO or CSV; with --format dvc also DVC pointers."""
+    """Write a snapshot for other programs. Classes as ImageFolder, YOLO, COCO or CSV; boxes as YOLO, COCO, VOC, Label
+    Studio or CSV. With --format dvc also DVC pointers."""
     from everlearn.catalog import snapshots
     from everlearn.dataset.export import export
     from everlearn.errors import Missing
@@ -398,7 +377,8 @@ def dataset_export(
         chosen = snapshots.get(tx, snapshot) if snapshot else snapshots.latest(tx)
     if chosen is None:
         raise Missing("There is no snapshot yet.", "Make one: everlearn dataset build")
-    done = export(workspace, chosen, out, form.value, context.obj)
+    usual = Format.yolo if workspace.config.task == "detect" else Format.imagefolder
+    done = export(workspace, chosen, out, (form or usual).value, context.obj)
     pointers = [str(path) for path in done.pointers]
     lines = [f"Wrote {done.samples} samples to {out}."] + [f"git add {path}" for path in pointers]
     return Answer({**_snapshot(chosen), "samples": done.samples, "path": str(out), "pointers": pointers}, lines)
@@ -414,7 +394,7 @@ def _line(one: Any) -> str:
     return f"{one.number}  {one.digest[:12]}  {one.samples} samples, {len(one.classes)} classes ({sides})"
 
 
-def _queued(workspace: Any) -> int:
+def queued(workspace: Any) -> int:
     from everlearn.catalog import samples
 
     with workspace.catalog.read() as tx:

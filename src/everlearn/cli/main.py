@@ -11,14 +11,17 @@ from typing import Any
 
 import typer
 
-from everlearn.cli import craft, data, experiments, features, models, training, tuning, wheel
+from everlearn.cli import craft, data, experiments, features, models, review, teaching, training, tuning, upload, wheel
 from everlearn.cli.console import Answer, Console, as_json
 from everlearn.errors import BadInput, EverlearnError, NotInstalled
 
 OURS = 70
 _click: Any = sys.modules[typer.BadParameter.__mro__[1].__module__]  # Typer's own copy of click, or click itself
 INTERRUPTED = 130
-EXTRAS = dict.fromkeys(("torch", "torchvision", "timm", "accelerate", "optuna", "onnxscript"), "train")
+EXTRAS = {
+    **dict.fromkeys(("torch", "torchvision", "timm", "accelerate", "optuna", "onnxscript"), "train"),
+    **dict.fromkeys(("fastapi", "starlette", "uvicorn"), "serve"),
+}
 """What an optional part is installed with, where a command comes upon its absence."""
 
 EPILOG = "Exit codes: 0 done, 1 the answer is no, 2 bad input, 70 a fault of Everlearn, 130 interrupted."
@@ -75,7 +78,7 @@ def _use_engine(console: Console, kind: EngineName | None, address: str | None) 
     console.open.callback(engine.close)
 
 
-for room in (data, features, models, training, tuning, craft, experiments, wheel):
+for room in (data, review, features, models, training, teaching, tuning, craft, experiments, upload, wheel):
     room.add_to(app)
 
 

@@ -1,0 +1,88 @@
+"""Runs the application with uvicorn, in this process or in several."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from everlearn.errors import BadInput
+from everlearn.serve.app import app
+from everlearn.workspace import Workspace
+
+BACKLOG = 512
+AT_ONCE = 256
+"""Connections of one process; more are answered 503."""
+FOLDER = "EVERLEARN_SERVED"
+"""The environment variable by which a process that was started for a workspace knows it."""
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine can reach a server at this address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """The socket to listen at; port 0 takes a free one. Raises BadInput."""
+    name = host.strip("[]")
+    try:
+        family = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        return socket.create_server((name, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        remedy = "Choose another: --port 0 takes a free one." if port else "Choose another --host."
+        raise BadInput(f"{host}:{port} cannot be listened at: {error.strerror or error}.", remedy) from None
+
+
+def address(listening: socket.socket, host: str) -> str:
+    """The URL that a browser opens."""
+    name = f"[{host.strip('[]')}]" if ":" in host else host
+    return f"http://{name}:{listening.getsockname()[1]}"
+
+
+def run(workspace: Workspace, listening: socket.socket, *, workers: int = 1, ready: Callable[[], None]) -> None:
+    """Serve until the process is told to end. ready: called once connections are answered, or about to be."""
+    options: dict[str, Any] = {
+        "log_config": None,  # the guard keeps the log; uvicorn's own would have addresses with their queries
+        "access_log": False, "server_header": False, "limit_concurrency": AT_ONCE, "timeout_graceful_shutdown": 10,
+        "timeout_keep_alive": 30,
+    }  # fmt: skip
+    if workers == 1:
+        _Server(uvicorn.Config(app(workspace), **options), ready).run(sockets=[listening])
+        return
+    app(workspace)  # what is wrong is told here, once
+    host, port, *_ = listening.getsockname()
+    listening.close()  # uvicorn makes the one that its processes share
+    os.environ[FOLDER] = str(workspace.root)
+    ready()
+    uvicorn.run("everlearn.serve.run:worker", factory=True, host=host, port=port, workers=workers, **options)
+
+
+def worker() -> FastAPI:
+    """The application in a process of its own."""
+    from everlearn import logs
+
+    workspace = Workspace.open(Path(os.environ[FOLDER]))
+    settings = workspace.config.log
+    logs.setup(settings.level, workspace.root / "training_logs", settings.retention_days)
+    return app(workspace)
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
