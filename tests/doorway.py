@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from everlearn.image import encode_jpeg
+from everlearn.image import encode_png
 from everlearn.types import Box
 from tests.scenes import scene
 
@@ -35,8 +35,8 @@ def snapshots(folder: Path, number: int, first: int = 0, side: int = SIDE) -> di
     for seed in range(first, first + number):
         image, box = snapshot(seed, side)
         hours, minutes = divmod(seed * 10, 60)
-        name = f"door_202507{1 + hours // 24:02d}_{hours % 24:02d}{minutes:02d}00.jpg"
-        (folder / name).write_bytes(encode_jpeg(image, 95))
+        name = f"door_202507{1 + hours // 24:02d}_{hours % 24:02d}{minutes:02d}00.png"
+        (folder / name).write_bytes(encode_png(image))
         made[name] = box
     return made
 
