@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 import threading
+import zipfile
 from collections import OrderedDict
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -128,7 +129,15 @@ def state(path: Path) -> dict[str, Tensor]:
     return dict(weights.load(path).state)
 
 
-def test_a_killed_training_goes_on_as_if_nothing_had_happened(data: Path, tmp_path: Path) -> None:
+def interrupted(_self: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_killed_training_goes_on_as_if_nothing_had_happened(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from everlearn.model.detecting import course
+
     whole = yolo.train(job(data, tmp_path / "whole"))
     with pytest.raises(KeyboardInterrupt):
         yolo.train(job(data, tmp_path / "killed"), Killed((2, 2)))
@@ -137,8 +146,12 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(data: Path, tmp_pa
         yolo.train(job(data, tmp_path / "killed", lr0=0.1))
     drawn = torch.get_rng_state(), random.getstate()
     watch = Killed()
+    with monkeypatch.context() as patch:
+        patch.setattr(course.Course, "_finish", interrupted)  # all epochs done, nothing said
+        with pytest.raises(KeyboardInterrupt):
+            yolo.train(job(data, tmp_path / "killed"), watch)
     again = yolo.train(job(data, tmp_path / "killed"), watch)
-    assert watch.begun == [1] and [one.epoch for one in watch.epochs] == [2, 3]
+    assert watch.begun == [1, 3] and [one.epoch for one in watch.epochs] == [2, 3]
     assert torch.equal(torch.get_rng_state(), drawn[0]) and random.getstate() == drawn[1]  # nobody else's draws
     for name in ("best", "last"):
         one, other = state(getattr(whole, name)), state(getattr(again, name))
@@ -241,6 +254,11 @@ def test_a_strangers_weights_are_read_without_running_anything(tmp_path: Path) -
         with pytest.raises(BadInput, match="describes a network with"):
             yolo.YoloDetector.open(strangers(made))
     assert not (tmp_path / "ran").exists()
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", b"\0" * (4 << 20))
+    with pytest.raises(BadInput, match="unpacks to"):
+        yolo.YoloDetector.open(packed.getvalue())
     with pytest.raises(Corrupt, match="no YOLO weights of ours"):
         yolo.YoloDetector.open(_torch({"state": OrderedDict()}))
 

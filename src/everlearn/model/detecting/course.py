@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import random
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -24,8 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everlearn.errors import BadConfig, BadInput
+from everlearn.errors import BadConfig, BadInput, TooFew
 from everlearn.model.detecting import labels, remembering, weights
+from everlearn.model.detecting.losses import DISTIL, criterion
 from everlearn.model.detecting.pictures import Images, Judge
 from everlearn.model.detecting.remembering import Answers
 from everlearn.model.detecting.training import (
@@ -36,7 +38,7 @@ from everlearn.model.detecting.training import (
     TrainedDetector,
     read_about,
 )
-from everlearn.model.detecting.yolo import DetectionTrainer, E2ELoss, YoloDetector, autocast, v8DetectionLoss
+from everlearn.model.detecting.yolo import DetectionTrainer, YoloDetector, autocast
 from everlearn.model.trainable import read_tensors
 from everlearn.workspace import read_json, write_whole
 
@@ -75,7 +77,10 @@ class Course(DetectionTrainer):  # type: ignore[misc]
                 "path": Path(self.job.data).parent}  # fmt: skip
 
     def build_dataset(self, img_path: Any, mode: str = "train", batch: int | None = None) -> Images:
-        return Images(img_path, self.args, self.data, self.about, augment=mode == "train", batch=batch or 1)
+        found = Images(img_path, self.args, self.data, self.about, augment=mode == "train", batch=batch or 1)
+        if mode == "train" and not any(len(one["cls"]) for one in found.labels):
+            raise TooFew(f"Not one box is labelled in {self.job.data}.", "Label some.")
+        return found
 
     def get_validator(self) -> Judge:
         return Judge(
@@ -195,6 +200,7 @@ class Course(DetectionTrainer):  # type: ignore[misc]
         if self.args.close_mosaic and self.epoch >= self.epochs - self.args.close_mosaic and not self._closed:
             self._close_dataloader_mosaic()
             self._closed = True
+        self.train_loader.dataset.forget()
         self.train_loader.reset()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the scheduler's step before the optimizer's
@@ -230,7 +236,7 @@ class Course(DetectionTrainer):  # type: ignore[misc]
     def _weights(self) -> weights.Weights:
         return YoloDetector(self.ema.ema, self.student.kept, self.student.spec).weights(
             size=self.job.size,
-            facts={"epoch": self.epoch + 1, "metrics": {k: float(v) for k, v in self.metrics.items()}},
+            facts={"epoch": self.epoch + 1, "metrics": _plain_numbers(self.metrics)},
         )
 
     def _keep(self) -> None:
@@ -242,7 +248,8 @@ class Course(DetectionTrainer):  # type: ignore[misc]
             "ema": _copied(self.ema.ema.state_dict()), "updates": self.ema.updates,
             "optimizer": self.optimizer.state_dict(), "scaler": scaler,
             "best_fitness": float(self.stopper.best_fitness), "best_epoch": int(self.stopper.best_epoch),
-            "stopped": self.stopped, "seconds": self.seconds, "csv": self.csv.read_text(encoding="utf-8"),
+            "metrics": _plain_numbers(self.metrics), "stopped": self.stopped, "seconds": self.seconds,
+            "csv": self.csv.read_text(encoding="utf-8"),
             "history": json.dumps([_plain(one) for one in self.history]),
         }  # fmt: skip
         file = io.BytesIO()
@@ -273,6 +280,9 @@ class Course(DetectionTrainer):  # type: ignore[misc]
         self.stopper.best_epoch = int(state["best_epoch"])
         self.stopped, self.seconds = state["stopped"], float(state["seconds"])
         self.history = [DetectionEpoch(**one) for one in json.loads(state["history"])]
+        self.metrics = dict(state["metrics"])
+        self.loss_items = {name: torch.zeros((), device=self.device) for name in self.history[-1].val_losses}
+        self.loss_names = tuple(self.history[-1].losses)
         self.csv.write_text(state["csv"], encoding="utf-8")
         update: Any = getattr(self.model.criterion, "update", None)
         for _ in range(self.start_epoch if update is not None else 0):
@@ -280,6 +290,10 @@ class Course(DetectionTrainer):  # type: ignore[misc]
 
     def _begin(self, steps: int) -> None:
         if self.teacher is not None:
+            if self.teacher.network.stride.tolist() != self.student.network.stride.tolist():
+                raise BadInput(
+                    "The teacher looks at other places than the network to train.", "Choose one of its kind."
+                )
             self._teacher_network = self.teacher.network.to(self.device).eval().requires_grad_(False)
         self.optimizer.zero_grad()
         if self.args.close_mosaic:
@@ -307,10 +321,10 @@ class Course(DetectionTrainer):  # type: ignore[misc]
         self.ema.ema.load_state_dict(dict(best.state))
         self.validator.args.plots = self.args.plots
         self.stopper.possible_stop = True  # pictures of the last
-        self.loss_items = getattr(self, "loss_items", {})
         metrics = self.validator(self)
         if self.args.plots:
             self.plot_metrics()
+            _drawn()
         box = self.validator.metrics.box
         found = {int(kind): (float(box.ap50[row]), float(box.ap[row])) for row, kind in enumerate(box.ap_class_index)}
         per_class = {name: found[number] for number, name in enumerate(self.job.classes) if number in found}
@@ -330,38 +344,6 @@ class Course(DetectionTrainer):  # type: ignore[misc]
         return self._weights()
 
 
-DISTIL = "distil_loss"
-
-
-class _Losses(v8DetectionLoss):  # type: ignore[misc]
-    """Ultralytics' losses, but for classes that an image's labels say nothing of, and with a teacher: `remembering`."""
-
-    distil, branch = 0.0, "one2many"
-
-    def loss(self, preds: dict[str, Tensor], batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        answers: Answers | None = batch.get("answers", {}).get(self.branch)
-        told = batch.get("labelled")
-        self.bce = lambda scores, targets: remembering.class_loss(scores, targets, told, answers)
-        found, items = super().loss(preds, batch)
-        if "answers" not in batch:
-            return found, items
-        extra = found.new_zeros(1)
-        if answers is not None:
-            extra = self.distil * remembering.distillation(preds["scores"], preds["boxes"], answers)[None]
-        images = preds["boxes"].shape[0]
-        return torch.cat([found, extra * images]), {**items, DISTIL: extra.detach()[0]}
-
-
-def criterion(network: Any, distil: float) -> Any:
-    """What a network's `loss` is computed by."""
-    one_to_one = getattr(network.model[-1], "one2one_cv2", None) is not None
-    found = E2ELoss(network, _Losses) if one_to_one else _Losses(network)
-    for branch in ("one2many", "one2one") if one_to_one else ("",):
-        part = getattr(found, branch) if branch else found
-        part.distil, part.branch = distil, branch or "one2many"
-    return found
-
-
 def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: one.detach().to("cpu", copy=True) for name, one in state.items()}
 
@@ -372,6 +354,18 @@ def _figures(metrics: Mapping[str, float]) -> tuple[float, float, float, float]:
         float(metrics[f"metrics/{one}(B)"]) for one in ("precision", "recall", "mAP50", "mAP50-95")
     )
     return precision, recall, half, all_of_them
+
+
+def _plain_numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(one) for name, one in values.items()}
+
+
+def _drawn() -> None:
+    """Ultralytics draws its pictures in threads of their own: they are waited for."""
+    for thread in threading.enumerate():
+        work = getattr(thread, "_target", None)
+        if getattr(work, "__module__", "").startswith("ultralytics"):
+            thread.join()
 
 
 def _named(values: Mapping[str, float], prefix: str) -> dict[str, float]:

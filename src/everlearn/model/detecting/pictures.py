@@ -8,18 +8,19 @@ from typing import Any
 
 import cv2
 import numpy as np
-import psutil
 import torch
 
 from everlearn.errors import BadInput
 from everlearn.model.detecting import labels, remembering
 from everlearn.model.detecting.yolo import DetectionValidator, YOLODataset
 
-_MOST_CACHED = 1 << 30  # bytes of images kept in memory
+_MOST_CACHED = 1 << 30  # bytes; not what is free just now, since what a mosaic draws from depends on it
+_RECENT = 8  # batches
 
 
 class Images(YOLODataset):  # type: ignore[misc]
-    """Images of one side. Those that fit into memory are read once. A mosaic is made of images whose labels cover the
+    """Images of one side. Where all fit into memory they are read once, and a mosaic draws from all of them; else from
+    those that were read of late. A mosaic is made of images whose labels cover the
     same classes, so that what holds for the one holds for the whole."""
 
     def __init__(
@@ -28,6 +29,8 @@ class Images(YOLODataset):  # type: ignore[misc]
     ) -> None:  # fmt: skip
         self._places, self._about, self._now = tuple(places), about, 0
         self._kept: dict[int, tuple[Any, tuple[int, int]]] = {}
+        self._recent: dict[int, tuple[Any, tuple[int, int]]] = {}
+        self._most_recent = _RECENT * batch
         super().__init__(
             img_path=[str(one) for one in places], imgsz=settings.imgsz, batch_size=batch, augment=augment,
             hyp=settings, rect=False, cache=None, stride=32, data=data, task="detect",
@@ -37,7 +40,7 @@ class Images(YOLODataset):  # type: ignore[misc]
         for place, one in enumerate(covered):
             groups.setdefault(one, []).append(place)
         self._alike = [groups[one] for one in covered]
-        if self.ni * settings.imgsz**2 * 3 <= min(_MOST_CACHED, psutil.virtual_memory().available // 4):
+        if self.ni * settings.imgsz**2 * 3 <= _MOST_CACHED:
             for place in range(self.ni):
                 self._kept[place] = self._read(place)
 
@@ -56,7 +59,8 @@ class Images(YOLODataset):  # type: ignore[misc]
     @property
     def buffer(self) -> list[int]:
         """What a mosaic's other images are drawn from."""
-        return self._alike[self._now]
+        alike = self._alike[self._now]
+        return alike if self._kept else [one for one in self._recent if self._alike[one] is alike]
 
     @buffer.setter
     def buffer(self, _value: object) -> None:
@@ -70,8 +74,16 @@ class Images(YOLODataset):  # type: ignore[misc]
         self, i: int, rect_mode: bool = True, resize_short: bool = False
     ) -> tuple[Any, tuple[int, int], tuple[int, int]]:
         """(H, W, 3) BGR with the longer side at `size`, the sides as they were, the sides as they are."""
-        image, sides = self._kept.get(i) or self._read(i)
-        return image, sides, image.shape[:2]
+        found = self._kept.get(i) or self._recent.get(i)
+        if found is None:
+            found = self._recent[i] = self._read(i)
+            if len(self._recent) > self._most_recent:
+                del self._recent[next(iter(self._recent))]
+        return *found, found[0].shape[:2]
+
+    def forget(self) -> None:
+        """What was read of late: an epoch begins."""
+        self._recent.clear()
 
     def _read(self, i: int) -> tuple[Any, tuple[int, int]]:
         path = self.im_files[i]

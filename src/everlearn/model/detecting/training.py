@@ -18,7 +18,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from everlearn.errors import BadConfig, Corrupt, Missing
@@ -62,7 +61,7 @@ class DetectionJob:
     seed: int = 0
     optimizer: str = "AdamW"
     lr0: float = 0.002
-    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    settings: Mapping[str, Any] = field(default_factory=dict)
     begin: str | None = None
     teacher: str | None = None
     distil: float = 1.0
@@ -73,7 +72,7 @@ class DetectionJob:
     download: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("size", 32), ("epochs", 1), ("batch", 1), ("patience", 0), ("workers", 0)):
+        for name, least in (("size", 64), ("epochs", 1), ("batch", 1), ("patience", 0), ("workers", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise BadConfig(f"{name} is {value}.", f"Choose {least} or more.")

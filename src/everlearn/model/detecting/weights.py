@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import re
 import urllib.request
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -30,7 +31,7 @@ FORMAT = "everlearn yolo 1"
 ASSETS = "https://github.com/ultralytics/assets/releases/download/v8.4.0"
 """Where Ultralytics keeps its weights."""
 _OFFICIAL = re.compile(r"yolo(v?\d{1,2})[a-z]6?u?\.pt")
-_MOST_LAYERS, _MOST_NUMBER, _MOST_BYTES = 1000, 100_000, 1 << 29
+_MOST_LAYERS, _MOST_NUMBER, _MOST_BYTES = 300, 4096, 1 << 29
 
 _HARMLESS = re.compile(
     r"(ultralytics(\.\w+)*|torch\.nn(\.\w+)*|models(\.\w+)*|pathlib(\._local)?|numpy(\._?\w+)*|datetime|types|collections)"
@@ -75,6 +76,7 @@ def save(path: Path, weights: Weights) -> None:
 def load(source: Path | bytes) -> Weights:
     """Ours or a stranger's; nothing in the file is run. Raises Missing, Corrupt, BadInput."""
     name = "The weights" if isinstance(source, bytes) else str(source)
+    _check_stored(source, name)
     foreign = _foreign_names(source, name)
     if foreign:
         return _strangers(source, foreign, name)
@@ -158,6 +160,18 @@ class _Empty:
                 self.__dict__.update({str(key): value for key, value in part.items()})
 
 
+def _check_stored(source: Path | bytes, name: str) -> None:
+    """torch writes its files without compression: one that unpacks to more than it is was made to fill the memory."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            inside = sum(one.file_size for one in file.infolist())
+            held = sum(one.compress_size for one in file.infolist())
+    except (OSError, zipfile.BadZipFile, ValueError) as error:
+        raise Corrupt(f"{name} cannot be read: {error}", "Give a .pt file of YOLO weights.") from None
+    if inside > held + (1 << 20):
+        raise BadInput(f"{name} unpacks to {inside:,} bytes from {held:,}.", "Weights are not compressed.")
+
+
 def _foreign_names(source: Path | bytes, name: str) -> list[str]:
     """What the file names beyond tensors and plain values. Raises Corrupt."""
     try:
@@ -223,6 +237,8 @@ def _tensors(node: Any, prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]
     for group in ("_parameters", "_buffers"):
         for name, value in (held.get(group) or {}).items():
             if isinstance(value, Tensor) and name not in silent:
+                if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                    raise ValueError(f"{name} is larger than what the file holds of it")
                 yield f"{prefix}{name}", value.detach()
     for name, child in (held.get("_modules") or {}).items():
         yield from _tensors(child, f"{prefix}{name}.", depth + 1)

@@ -285,16 +285,17 @@ def defaults() -> dict[str, Any]:
 
 
 def overrides(job: DetectionJob) -> dict[str, Any]:
-    """A job as Ultralytics' settings. Batches are whole steps, unless the job sets `nbs`; Mosaic ends with the last
+    """A job as Ultralytics' settings. Each batch is a step, unless the job sets `nbs`; mosaics end with the last
     tenth of the epochs. Raises BadConfig."""
     check_settings(job.settings)
     folder = Path(job.folder).resolve()
+    bias = 0.0 if "adam" in job.optimizer.lower() else DEFAULT_CFG_DICT["warmup_bias_lr"]  # 0.1, which is for SGD
+    own = {"nbs": job.batch, "close_mosaic": max(1, job.epochs // 10), "warmup_bias_lr": bias, **job.settings}
     return {
-        "nbs": job.batch, "close_mosaic": max(1, job.epochs // 10), **job.settings, "amp": False, "task": "detect",
-        "mode": "train", "model": SPEC, "data": job.data, "imgsz": job.size, "epochs": job.epochs, "batch": job.batch,
-        "patience": job.patience, "seed": job.seed, "optimizer": job.optimizer, "lr0": job.lr0, "workers": job.workers,
-        "device": job.device or None, "plots": job.plots, "project": str(folder.parent), "name": folder.name,
-        "exist_ok": True, "verbose": False,
+        **own, "amp": False, "task": "detect", "mode": "train", "model": SPEC, "data": job.data, "imgsz": job.size,
+        "epochs": job.epochs, "batch": job.batch, "patience": job.patience, "seed": job.seed,
+        "optimizer": job.optimizer, "lr0": job.lr0, "workers": job.workers, "device": job.device or None,
+        "plots": job.plots, "project": str(folder.parent), "name": folder.name, "exist_ok": True, "verbose": False,
     }  # fmt: skip
 
 
