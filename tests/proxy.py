@@ -96,6 +96,7 @@ def proxy(server: S3Server) -> Iterator[Proxy]:
         do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve
 
     listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    listener.handle_error = lambda *_: None  # type: ignore[method-assign] # a killed client hangs up
     state.endpoint = f"http://127.0.0.1:{listener.server_address[1]}"
     thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()

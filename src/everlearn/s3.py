@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -97,11 +97,18 @@ class Bucket:
         while True:
             page = self.call("list_objects_v2", "listed", **request)
             for item in page.get("Contents", ()):
-                etag = str(item.get("ETag") or "").strip('"') or None
-                yield Entry(item["Key"], int(item["Size"]), etag, item["LastModified"].timestamp())
+                yield Entry(item["Key"], int(item["Size"]), etag_of(item), item["LastModified"].timestamp())
             if not page.get("IsTruncated"):
                 return
             request["ContinuationToken"] = page["NextContinuationToken"]
+
+    def head(self, key: str) -> Entry | None:
+        """One object, unread, or None where it is not there."""
+        try:
+            item = self.call("head_object", "read", key)
+        except Missing:
+            return None
+        return Entry(key, int(item["ContentLength"]), etag_of(item), item["LastModified"].timestamp())
 
     def read(self, key: str, file: BinaryIO, *, most: int | None = None, **values: Any) -> dict[str, Any]:
         """Write an object to a file, from beginning to end in one request; the headers of the answer. No more than
@@ -139,6 +146,11 @@ class Bucket:
             raise
         except Exception as error:
             raise _fault(f"s3://{self.name}/{key}".rstrip("/"), doing, error) from error
+
+
+def etag_of(answer: Mapping[str, Any]) -> str | None:
+    """The mark of the content, without its quotation marks."""
+    return str(answer.get("ETag") or "").strip('"') or None
 
 
 @lru_cache(8)

@@ -313,6 +313,10 @@ class S3Store:
         with suppress(Missing):
             self.bucket.call("delete_object", "removed", self.prefix + check_key(key))
 
+    def head(self, key: str) -> Entry | None:
+        """One object as a listing would tell it, or None where it is not there."""
+        return self.bucket.head(self.prefix + check_key(key))
+
     def keys(self, prefix: str = "") -> Iterator[str]:
         """Page by page; names that are no keys of a store are passed over."""
         for entry in self.entries(prefix):

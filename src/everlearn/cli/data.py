@@ -315,6 +315,13 @@ def data(
 dataset = typer.Typer(help="Immutable versions of the data.", no_args_is_help=True, rich_markup_mode=None)
 
 
+def a_folder(path: Path) -> Path:
+    """An address would be taken for a folder of that name. Raises BadInput."""
+    if path.parts and path.parts[0].lower() == "s3:":
+        raise BadInput(f"{path.parts[0]}//… is no folder.", "To a bucket: everlearn upload s3://bucket/prefix")
+    return path
+
+
 @dataset.command("build")
 def dataset_build(context: Context) -> Answer:
     """Take a snapshot of everything that is labelled. The same data gives the same snapshot."""
@@ -360,7 +367,7 @@ def dataset_diff(
 @dataset.command("export")
 def dataset_export(
     context: Context,
-    out: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is empty or not there.")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is empty or not there.", callback=a_folder)],
     snapshot: Annotated[str | None, typer.Option(help="Which snapshot; default: the newest.")] = None,
     form: Annotated[
         Format | None, typer.Option("--format", help="The layout; default: imagefolder, where boxes are learned yolo.")

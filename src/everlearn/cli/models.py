@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from everlearn.cli.console import Answer
-from everlearn.cli.data import opened
+from everlearn.cli.data import a_folder, opened
 from everlearn.errors import BadInput
 from everlearn.text import table
 
@@ -233,7 +233,7 @@ def models_tag(
 @models.command("export")
 def models_export(
     context: Context,
-    out: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to copy the bundle to.")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to copy the bundle to.", callback=a_folder)],
     model: Model = None,
     sums: Annotated[bool, typer.Option("--sums", help="Also the exact memory's sums (personal data).")] = False,
     form: Annotated[

@@ -6,11 +6,11 @@ known, and does it then. An object is touched only while it is still the one tha
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from everlearn.collect.bucket import is_one
-from everlearn.errors import BadInput, Missing, StoreFault
-from everlearn.s3 import Bucket, OutOfReach, address
+from everlearn.errors import BadInput, StoreFault
+from everlearn.s3 import Bucket, Entry, OutOfReach, address
 from everlearn.types import Found
 
 KEEP = "keep"
@@ -49,7 +49,7 @@ class After:
         """Do it; why not, in a line, or None. Raises OutOfReach."""
         key = address(one.uri)[1]
         try:
-            now = self._head(key)
+            now = self.bucket.head(key)
             if now is None or not _same(now, one):
                 return None  # it is gone, or it is another object by now, which the next collection takes
             if self.action == "move":
@@ -63,16 +63,10 @@ class After:
             return f"it was taken in, but {fault.message.partition('/' + key)[2].strip() or fault.message}"
         return None
 
-    def _head(self, key: str) -> dict[str, Any] | None:
-        try:
-            return self.bucket.call("head_object", "read", key)
-        except Missing:
-            return None
-
     def _move(self, key: str, one: Found) -> str | None:
         """Copied on the server, then deleted. What lies at the target and is another object stays as it is."""
         target = self.value + key.removeprefix(self.prefix)
-        there = self._head(target)
+        there = self.bucket.head(target)
         if there is not None and not _same(there, one):
             return f"it was taken in, but something else lies at s3://{self.bucket.name}/{target}"
         if there is None:
@@ -112,6 +106,5 @@ def parse(text: str) -> tuple[Literal["keep", "delete", "move", "tag"], str]:
     raise BadInput(f"--after {text!r} is none of what can be done.", _SAID)
 
 
-def _same(answer: dict[str, Any], one: Found) -> bool:
-    etag = str(answer.get("ETag") or "").strip('"')
-    return answer.get("ContentLength") == one.size and (one.etag is None or etag == one.etag)
+def _same(there: Entry, one: Found) -> bool:
+    return there.size == one.size and (one.etag is None or there.etag == one.etag)

@@ -27,7 +27,7 @@ from everlearn.collect.video import frame_rule, frames
 from everlearn.errors import BadInput, Missing, StoreFault
 from everlearn.image import MAX_BYTES
 from everlearn.naming import is_unwritable
-from everlearn.s3 import CHUNK, Bucket, OutOfReach, address
+from everlearn.s3 import CHUNK, Bucket, OutOfReach, address, etag_of
 from everlearn.s3 import Entry as Object
 from everlearn.types import Found, Refused
 
@@ -168,17 +168,13 @@ def fetch(bucket: Bucket, one: Object, file: BinaryIO) -> None:
                 raise
             wrong = fault.message.partition(" cannot be ")[2]
             continue
-        if one.etag and (etag := _etag(answer)) and etag != one.etag:
+        if one.etag and (etag := etag_of(answer)) and etag != one.etag:
             raise BadInput("it has changed since the bucket was listed: the next collection takes it", "")
         md5, found = _md5(file), _disagreement(answer, one, file)
         if found is None or (found == "its ETag" and answer.get("ServerSideEncryption") and md5 == before):
             return  # where a server encrypts, the ETag may be another digest: then the same bytes twice are believed
         before, wrong = md5, f"what comes does not agree with {found}"
     raise BadInput(f"cannot be fetched: {wrong} (tried {TRIES} times)", "")
-
-
-def _etag(answer: Mapping[str, Any]) -> str:
-    return str(answer.get("ETag") or "").strip('"')
 
 
 def _md5(file: BinaryIO) -> str:
@@ -198,7 +194,7 @@ def _disagreement(answer: Mapping[str, Any], one: Object, file: BinaryIO) -> str
     if said and "-" not in said and said != _base64(_crc32(file).to_bytes(4, "big")):
         return "its CRC32"
     own_key = "kms" in str(answer.get("ServerSideEncryption")) or answer.get("SSECustomerAlgorithm")
-    etag = _etag(answer)
+    etag = etag_of(answer) or ""
     return "its ETag" if _MD5.fullmatch(etag) and not own_key and etag != _md5(file) else None
 
 

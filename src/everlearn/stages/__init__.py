@@ -13,7 +13,7 @@ recipe by measuring.
 `analysing`: stages and runs beside each other. `checking`: the experiment checklist.
 `use`: feedback, deployment, drift. `ensembles`: several models as one version, of `members`; `distilling`: a small one
 of a large one; `chaining`: two tasks in one network; `ground`: what the networks of one experiment are trained on.
-`watching`: when to turn.
+`watching`: when to turn. `uploading`: copies in a bucket.
 `care`: what is going on, and what a crash left behind. `exporting`: a version for other programs.
 """
 
@@ -31,7 +31,7 @@ _ROOMS = {
     "analyze": "analysing", "listed": "analysing",
     "predict": "predicting", "feedback": "use", "deploy": "use", "export": "exporting",
     "ensemble": "ensembles", "distill": "distilling", "chain": "chaining",
-    "status": "care", "doctor": "care", "Watcher": "watching",
+    "status": "care", "doctor": "care", "Watcher": "watching", "upload": "uploading",
 }  # fmt: skip
 
 
