@@ -179,14 +179,6 @@ def shrunk(pixels: Image, side: int = SIDE) -> Image:
     return np.asarray(picture)
 
 
-def resized(pixels: Image, side: int) -> Image:
-    """(H, W, 3) -> the same picture with its longer side of `side` pixels: enlarged where it is smaller, never by more
-    than in whole pixels fit."""
-    small = shrunk(pixels, side)
-    times = max(1, side // max(small.shape[:2]))
-    return small.repeat(times, axis=0).repeat(times, axis=1)
-
-
 def _long(names: Sequence[str]) -> bool:
     return max((len(drawable(name)) for name in names), default=0) > 3
 

@@ -12,6 +12,7 @@ Intervals hold 95 % and are bootstrapped over images, or over groups where there
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -261,7 +262,10 @@ def _figures(values: Floats, drawn: Floats, unit: Ints) -> dict[str, Figure]:
     count = int(unit.max()) + 1
     figures = {}
     for name, value, resamples in zip(HEADLINE, values.tolist(), drawn, strict=True):
-        same = np.ptp(resamples[np.isfinite(resamples)]) < 1e-12 if np.isfinite(resamples).any() else False
+        if not math.isfinite(value):
+            figures[name] = Figure(value)
+            continue
+        same = np.ptp(resamples[np.isfinite(resamples)]) < 1e-12
         reach = exact_share(round(value * count), count) if same else bias_corrected(value, resamples)
         figures[name] = Figure(value, min(reach[0], value), max(reach[1], value))
     return figures

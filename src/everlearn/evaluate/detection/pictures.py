@@ -42,6 +42,8 @@ SIDE = 240
 """Longest side of a case's picture, in pixels."""
 AROUND = 1.6
 """How much of its surroundings a case is shown with: side of the picture over side of its boxes."""
+LETTERS = 8
+"""Letters that a line must have room for, or else names are left out."""
 
 
 def draw(
@@ -72,7 +74,7 @@ def draw(
     ]
     named += [(box, COLOURS[kind] if kind else RIGHT) for box, kind in zip(found, how, strict=True)]
     busy = [_corners(box, picture.size) for box, _ in named]
-    for box, colour in named:
+    for box, colour in named if picture.width >= LETTERS * size else ():
         busy.append(_name(canvas, box, names, colour, size, busy))
     return np.asarray(picture)
 
@@ -102,7 +104,7 @@ def case_picture(image: Image, case: Case, side: int = SIDE) -> Image:
     half = max(AROUND * max(right - left, bottom - top), 32.0) / 2
     x0, x1 = _window((left + right) / 2, half, width)
     y0, y1 = _window((top + bottom) / 2, half, height)
-    part = plots.resized(image[y0:y1, x0:x1], side)
+    part = _resized(image[y0:y1, x0:x1], side)
 
     def placed(box: Box) -> Box:
         share = (x1 - x0, y1 - y0)
@@ -127,6 +129,16 @@ def case_pictures(cases: Iterable[Case], read: Callable[[str], Image | None], si
         if image is not None:
             made |= {case.key: case_picture(image, case, side) for case in own}
     return made
+
+
+def _resized(image: Image, side: int) -> Image:
+    """(H, W, 3) -> the same picture with a longer side of `side` pixels."""
+    from PIL import Image as Pillow
+
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.asarray(Pillow.fromarray(np.ascontiguousarray(image)).resize(size, Pillow.Resampling.BICUBIC))
 
 
 def _window(middle: float, half: float, length: int) -> tuple[int, int]:
