@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from everlearn.config import Config
     from everlearn.workspace import Workspace
 
-SUSPECT = "suspect"
+SUSPECT, ODD_BOX = "suspect", "odd_box"
+HELD = (SUSPECT, ODD_BOX)
+"""Why what is labelled waits for a person: its label is held wrong, or its boxes are odd."""
 
 
 def side_of(group: str, dataset: Dataset) -> Split:
@@ -63,7 +65,7 @@ def current(tx: Connection, config: Config, *, suspects: bool = False) -> Iterat
     reported = sa.and_(sample.c.status == "queued", sample.c.queue_reason == labels.REPORTED, labels.is_denial())
     inside = sa.or_(sample.c.status.in_(("labelled", "learned")), reported)
     if suspects:
-        held = sa.and_(sample.c.status == "queued", sample.c.queue_reason == SUSPECT)
+        held = sa.and_(sample.c.status == "queued", sample.c.queue_reason.in_(HELD))
         inside = sa.and_(sa.or_(inside, held), sample.c.parent_id.is_(None))
     for batch in samples.batches(tx, inside):
         parents = samples.some(tx, [one.parent_id for one in batch if one.parent_id])

@@ -21,7 +21,7 @@ from everlearn.collect.after import KEEP, After
 from everlearn.collect.options import SourceOptions
 from everlearn.collect.sources import is_table, open_source
 from everlearn.collect.take import MOST_REFUSALS, Collected, take
-from everlearn.dataset.build import SUSPECT, side_of
+from everlearn.dataset.build import HELD, ODD_BOX, SUSPECT, side_of
 from everlearn.errors import BadInput, Missing, TooFew
 from everlearn.evaluate import gates
 from everlearn.files import change
@@ -30,6 +30,7 @@ from everlearn.model.backbone import Rows
 from everlearn.naming import UNKNOWN, is_class
 from everlearn.s3 import OutOfReach
 from everlearn.stages import standing, teach
+from everlearn.stages.detecting import boxes as drawn
 from everlearn.types import Found, Refused
 from everlearn.validate import judge as judging
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from everlearn.collect.options import Source
     from everlearn.label.automatic import Labelling, Sure
     from everlearn.types import Member, Prediction, Progress, SampleId
+    from everlearn.validate.boxes import BoxQuality
     from everlearn.workspace import Workspace
 
 LEAST_TAUGHT = 10
@@ -187,7 +189,8 @@ def _is_known(workspace: Workspace, one: Found) -> bool:
 @dataclass(slots=True)
 class Validated:
     """scores: of the whole data set, 0-1, None where there is nothing to score; culprits: score to the samples that
-    pull it down most; stops: the data gates that failed, a line each, naming images."""
+    pull it down most; stops: the data gates that failed, a line each, naming images; boxes: their quality, where the
+    task is `detect`."""
 
     validated: int
     quarantined: dict[str, int]
@@ -195,17 +198,20 @@ class Validated:
     culprits: dict[str, list[SampleId]] = field(default_factory=dict)
     gates: dict[str, Any] = field(default_factory=dict)
     stops: list[str] = field(default_factory=list)
+    boxes: BoxQuality | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {"validated": self.validated, "quarantined": self.quarantined, "scores": self.scores,
+        said = {"validated": self.validated, "quarantined": self.quarantined, "scores": self.scores,
                 "culprits": self.culprits, "gates": self.gates}  # fmt: skip
+        return said if self.boxes is None else {**said, "boxes": self.boxes.to_json()}
 
 
 def validate(workspace: Workspace, progress: Progress) -> Validated:
     """Judge what is new, hold back labels that are held wrong, and score the whole data set."""
     judged = judging.judge(workspace, _side(workspace), progress)
     result = Validated(judged.validated, dict(sorted(judged.quarantined.items())))
-    wrong = decide_suspects(workspace, progress)
+    result.boxes = drawn.examined(workspace) if workspace.config.task == "detect" else None
+    wrong = decide_suspects(workspace, progress, result.boxes)
     _score(workspace, result, wrong)
     with workspace.catalog.write() as tx:
         turns.set_to(tx, "data_scores", {"scores": result.scores, "culprits": result.culprits})
@@ -236,13 +242,22 @@ def _side(workspace: Workspace) -> Callable[[str], str]:
     return lambda group: side_of(group, workspace.config.dataset)
 
 
-def decide_suspects(workspace: Workspace, progress: Progress) -> dict[SampleId, str] | None:
-    """Labels that are held wrong, the least believed first, with what they rather are. Those on the learning side wait
-    for a person.
+def decide_suspects(
+    workspace: Workspace, progress: Progress, boxes: BoxQuality | None = None
+) -> dict[SampleId, str] | None:
+    """Labels that are held wrong, the least believed first, with what they rather are; for `detect` images with odd
+    boxes, with what is odd. Those on the learning side wait for a person. boxes: as they were examined just now.
 
     Judged anew on everything labelled, suspects among it, so it depends on the data alone. None where the task has no
     classes, or too few examples of them to judge by; then no label is in doubt.
     """
+    if workspace.config.task == "detect":
+        odd = drawn.doubted(workspace, boxes or drawn.examined(workspace))
+        with workspace.catalog.read() as tx:
+            groups = {id: one.group_key for id, one in samples.some(tx, list(odd)).items()}
+        side = _side(workspace)
+        _hold(workspace, odd, {id for id, group in groups.items() if side(group) != "test"}, ODD_BOX)
+        return odd
     members = teach.pool(workspace)
     wrong = _suspects(workspace, members, progress)
     if wrong:  # a label that a person gave is never doubted
@@ -290,8 +305,8 @@ def _probabilities(memory: Any, found: Any, ids: Sequence[SampleId], progress: P
     return table
 
 
-def _hold(workspace: Workspace, wrong: Mapping[SampleId, str], learning: set[SampleId]) -> None:
-    """Bring suspects in the catalog into step."""
+def _hold(workspace: Workspace, wrong: Mapping[SampleId, str], learning: set[SampleId], why: str = SUSPECT) -> None:
+    """Bring suspects in the catalog into step. why: they wait for a person."""
     from everlearn.catalog.tables import sample
 
     with change(workspace) as changed:
@@ -303,8 +318,8 @@ def _hold(workspace: Workspace, wrong: Mapping[SampleId, str], learning: set[Sam
         for id, one in sorted(there.items()):
             suspect = None if one.label_by in labels.PEOPLE else wrong.get(id)  # who may have spoken since
             queued = hold and suspect is not None and id in learning
-            reason, urgency = (SUSPECT, 1.5) if queued else (None, 0.0)
-            if one.queue_reason not in (None, SUSPECT):  # it waits for another reason, and goes on waiting
+            reason, urgency = (why, 1.5) if queued else (None, 0.0)
+            if one.queue_reason not in (None, *HELD):  # it waits for another reason, and goes on waiting
                 queued, reason, urgency = one.queued, one.queue_reason, one.urgency
             if (one.suspect, one.queued) != (suspect, queued):
                 rows.append({"id": id, "suspect": suspect, "queued": queued, "queue_reason": reason,
@@ -332,6 +347,8 @@ def _score(workspace: Workspace, result: Validated, wrong: Mapping[SampleId, str
     }
     if classify:
         found["class_balance"] = scores.class_balance(classes)
+    if result.boxes is not None:
+        found["class_balance"] = scores.Score(result.boxes.balance, result.boxes.above)
     if wrong is not None:
         found["label_accuracy"] = scores.Score(1 - len(wrong) / len(labelled), tuple(wrong))
     result.scores.update({name: score.value for name, score in found.items()})
