@@ -1,17 +1,17 @@
 """How a detector errs, in six ways, after TIDE (Bolya et al. 2020, arXiv:2008.08115, section 2.2).
 
 A found box that is not right is, by the true boxes that it overlaps (IoU), the first of these that it fits:
-- *duplicate*: at least 0.5 of one of its class, which a surer box has taken;
+- *localisation*: at least 0.1 and less than 0.5 of one of its class: there, but badly drawn;
 - *confusion*: at least 0.5 of one of another class;
-- *localisation*: at least 0.1 of one of its class: there, but badly drawn;
+- *duplicate*: at least 0.5 of one of its class, which a surer box has taken;
 - *both*: at least 0.1 of one of another class: badly drawn, and of the wrong class;
 - *ghost*: nothing is there.
 A true box that no found box takes is *missed*, unless a confusion or a localisation is about it: then it is that.
 
 Counts and cases are of the boxes at or above the operating confidence. The *cost* of a kind is what mAP50 would gain
 if all errors of that kind, of all boxes found, were mended (TIDE, section 2.3): a confusion or a localisation becomes
-right where its true box is not taken yet, the surest first, and vanishes otherwise, as the other found boxes do; a
-missed box is no longer asked for. Costs do not add up: one error may hide another.
+right where it is the surest of both about a true box that is not taken, and vanishes otherwise, as the other found
+boxes do; a missed box is no longer asked for. Costs do not add up: one error may hide another.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from everlearn.evaluate.detection.matching import Matched, overlapping
+from everlearn.evaluate.detection.matching import IOUS, Matched, overlapping
 from everlearn.evaluate.detection.precision import mean_over_classes, ranking, truths
 from everlearn.evaluate.figures import Result
 from everlearn.evaluate.metrics import Confusion, confusion
@@ -118,8 +118,9 @@ def judge(matched: Matched) -> Judged:
     alike = found.label[pairs.found] == truth.label[pairs.truth]
     own, own_iou = _nearest(pairs.found[alike], pairs.truth[alike], pairs.iou[alike], len(found))
     other, other_iou = _nearest(pairs.found[~alike], pairs.truth[~alike], pairs.iou[~alike], len(found))
-    rules = [taken >= 0, own_iou >= 0.5, other_iou >= 0.5, own_iou >= NEAR, other_iou >= NEAR]
-    kind = np.select(rules, [NONE, DUPLICATE, CONFUSION, LOCALISATION, BOTH], GHOST)
+    badly = (own_iou >= NEAR) & (own_iou < IOUS[0])
+    rules = [taken >= 0, badly, other_iou >= IOUS[0], own_iou >= IOUS[0], other_iou >= NEAR]
+    kind = np.select(rules, [NONE, LOCALISATION, CONFUSION, DUPLICATE, BOTH], GHOST)
     of_own = (kind == DUPLICATE) | (kind == LOCALISATION) | (kind == NONE)
     about = np.where(kind == GHOST, -1, np.where(of_own, own, other))
     return Judged(kind, np.where(kind == NONE, taken, about), np.where(of_own, own_iou, other_iou))
@@ -154,19 +155,23 @@ def _costs(matched: Matched, judged: Judged) -> list[float | None]:
     gains = {MISSED: _map50(matched, found.label, right, everyone, ~missed) - now}
     for kind in (GHOST, DUPLICATE, BOTH):
         gains[kind] = _map50(matched, found.label, right, judged.kind != kind) - now
+    best = _surest(matched, judged, np.isin(judged.kind, (LOCALISATION, CONFUSION)), free)
     for kind in (LOCALISATION, CONFUSION):
-        rows = np.flatnonzero(judged.kind == kind)
-        rows = rows[np.lexsort((rows, -found.confidence[rows]))]
-        rows = rows[free[judged.about[rows]]]
-        _, first = np.unique(judged.about[rows], return_index=True)
-        mended, label = rows[first], found.label.copy()
+        mended = best[judged.kind[best] == kind]
+        label, kept, hit = found.label.copy(), judged.kind != kind, right.copy()
         label[mended] = matched.truth.label[judged.about[mended]]
-        kept = judged.kind != kind
-        kept[mended] = True
-        hit = right.copy()
-        hit[mended] = True
+        kept[mended] = hit[mended] = True
         gains[kind] = _map50(matched, label, hit, kept) - now
     return [gains[kind] for kind in range(len(KINDS))]
+
+
+def _surest(matched: Matched, judged: Judged, among: Bools, free: Bools) -> Ints:
+    """Of each true box that is free (G,), the surest found box, among (N,) some, that is about it."""
+    rows = np.flatnonzero(among)
+    rows = rows[np.lexsort((rows, -matched.found.confidence[rows]))]
+    rows = rows[free[judged.about[rows]]]
+    _, first = np.unique(judged.about[rows], return_index=True)
+    return rows[first]
 
 
 def _map50(matched: Matched, label: Ints, hit: Bools, kept: Bools, wanted: Bools | None = None) -> float:
@@ -224,12 +229,9 @@ def _confused(matched: Matched, judged: Judged, used: Bools) -> Confusion:
     said = np.full(len(truth), nothing)
     right = used & (judged.kind == NONE)
     said[judged.about[right]] = found.label[right]
-    rows = np.flatnonzero(used & (judged.kind == CONFUSION))
-    rows = rows[np.lexsort((rows, -found.confidence[rows]))]
-    rows = rows[said[judged.about[rows]] == nothing]
-    _, first = np.unique(judged.about[rows], return_index=True)
-    said[judged.about[rows[first]]] = found.label[rows[first]]
+    rows = _surest(matched, judged, used & (judged.kind == CONFUSION), said == nothing)
+    said[judged.about[rows]] = found.label[rows]
     left = used & ~right
-    left[rows[first]] = False
+    left[rows] = False
     true = np.concatenate([truth.label, np.full(int(left.sum()), nothing)])
     return confusion(true, np.concatenate([said, found.label[left]]), [*matched.classes, ""])
