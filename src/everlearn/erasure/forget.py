@@ -21,11 +21,12 @@ import sqlalchemy as sa
 
 from everlearn import faults, registry
 from everlearn.augment.make import previews
-from everlearn.catalog import answers, labels, samples, scenes, snapshots, turns, versions
+from everlearn.catalog import answers, labels, origins, samples, scenes, snapshots, turns, versions
 from everlearn.catalog.tables import label_event, member, sample, sighting, version
 from everlearn.erasure.certificate import certify
 from everlearn.errors import BadInput, Missing, StoreFault, TooFew
 from everlearn.files import change
+from everlearn.learn import crops
 from everlearn.naming import clean_label, denial
 from everlearn.stages import arrays, care, continual, data, learners, prove, standing, teach, traces
 from everlearn.stages.detecting import kept
@@ -255,6 +256,7 @@ def _erase(workspace: Workspace, ids: Sequence[SampleId], journal: Mapping[str, 
     standing.live(workspace).features.forget(ids)
     arrays.forget(workspace, ids)
     kept.forget(workspace, ids)
+    crops.forget(workspace, ids)
     continual.forget(workspace)
     spare: list[str] = []
     with workspace.catalog.write() as tx:
@@ -270,6 +272,7 @@ def _erase(workspace: Workspace, ids: Sequence[SampleId], journal: Mapping[str, 
         snapshots.forget(tx, ids)
         samples.erase(tx, ids)
         scenes.clear(tx)
+        origins.clear(tx)
         traces.words(tx, ids)
         places = {row["path"] for row in versions.deployments(tx) if row["version"] in journal["knowing"]}
     spare += [key for key in workspace.store.keys(EVALUATIONS) if key.startswith(f"{EVALUATIONS}/{OF_FILES}")]

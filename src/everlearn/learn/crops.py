@@ -36,8 +36,6 @@ FOLDER = f"{CHECKPOINTS}/crops"
 ENDING = ".sums"
 STRANGERS = 100
 """Plain boxes of a class that are learned as strangers; more where a lower false-accept rate is asked for."""
-FALSE_ACCEPT = 0.1
-"""Share of strangers that may be taken for a class, where `learn.unknown` does not say another."""
 
 
 class CropMemory(LiveMemory):
@@ -64,7 +62,7 @@ class CropMemory(LiveMemory):
         settings = self.workspace.config
         return fit(
             self.memory, Cached(ids, phi, labels, folds), precision=settings.label.precision,
-            false_accept=settings.learn.unknown or FALSE_ACCEPT,
+            false_accept=settings.learn.unknown or "equal",
         )  # fmt: skip
 
     def _held(self, metadata: Mapping[str, object]) -> Held | None:

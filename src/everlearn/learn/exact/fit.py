@@ -23,6 +23,7 @@ from everlearn.learn.exact.calibrate import (
 from everlearn.learn.exact.fit_unknown import OpenSet, classes_of, open_set
 from everlearn.learn.exact.head import KINDS, Head, Kind, ranked
 from everlearn.learn.exact.memory import ExactMemory
+from everlearn.learn.exact.openset import Rate
 from everlearn.learn.exact.solve import Floats, Ridge, lda, means, moments, plain, ridge
 from everlearn.learn.exact.threads import in_threads
 
@@ -56,14 +57,14 @@ class Fitted:
 
 def fit(
     memory: ExactMemory, cached: Cached | None = None, precision: float = 0.95, delta: float = 0.05,
-    false_accept: float | None = None,
+    false_accept: Rate | None = None,
 ) -> Fitted:  # fmt: skip
     """The best head that the memory gives. Without `cached` it is the ridge, uncalibrated.
 
     cached must hold exactly the memory's samples. precision, delta: automatic labels are to be right this often, with
     probability 1 - delta. false_accept: at most this share of strangers is to be answered with a class, and the label
-    `unknown` is that of negatives; None: every answer is a class. Raises BadInput where the memory is empty, holds no
-    class, or the cache is of other samples.
+    `unknown` is that of negatives; "equal": as many as of the known are refused; None: every answer is a class. Raises
+    BadInput where the memory is empty, holds no class, or the cache is of other samples.
     """
     if cached is not None:
         cached.check(memory)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from everlearn.learn.exact.cached import Cached
 from everlearn.learn.exact.calibrate import TEMPERATURES, stride
 from everlearn.learn.exact.memory import ExactMemory
-from everlearn.learn.exact.openset import RANK, Curve, Cut, Distance, Floats, curve, cut, distance
+from everlearn.learn.exact.openset import RANK, Curve, Cut, Distance, Floats, Rate, curve, cut, distance, equal
 from everlearn.learn.exact.rejection import BLOCK, Rejection, beyond_negatives, margins, nearest, never_learned
 from everlearn.learn.exact.solve import few, lowest, moments
 from everlearn.learn.exact.threads import in_threads
@@ -63,7 +63,7 @@ class OpenSet:
 
 
 def open_set(
-    memory: ExactMemory, classes: Sequence[str], cached: Cached, folds: Sequence[int], false_accept: float
+    memory: ExactMemory, classes: Sequence[str], cached: Cached, folds: Sequence[int], false_accept: Rate
 ) -> OpenSet:
     """The rejection that keeps a false-accept rate. classes: those of the head; every other column is of negatives.
     cached: all samples of the memory. folds: those that can be held out."""
@@ -77,7 +77,8 @@ def open_set(
         known.append(accepted[mine])
         impostors += [accepted[~mine], strange]  # negatives, and classes of which this fold has all
     genuine, strangers = np.concatenate(known), np.concatenate(impostors)
-    found, along = cut(genuine, strangers, false_accept), curve(genuine, strangers)
+    along = curve(genuine, strangers)
+    found = equal(genuine, strangers) if false_accept == "equal" else cut(genuine, strangers, false_accept)
     rejection = None
     if found.impostors:
         width = _width(genuine - found.threshold, strangers - found.threshold)

@@ -24,9 +24,9 @@ seem to.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,8 @@ from numpy.typing import NDArray
 from everlearn.errors import BadInput
 
 Floats = NDArray[np.float64]
+Rate = float | Literal["equal"]
+"""A false-accept rate to keep; or the threshold at which both errors are as frequent, where none was asked for."""
 CONFIDENCE = 0.95
 RANK = 128
 SHRINKAGE = 0.3
@@ -166,8 +168,9 @@ class Curve:
 class Cut:
     """A threshold and what it promises: accept what scores above `threshold`.
 
-    asked: the false-accept rate that was asked for. promised: the rate that new impostors keep with `confidence`; above
-    `asked` where there are too few impostors, and 1.0 without any (all is then accepted, at threshold -inf).
+    asked: the false-accept rate that was asked for, 1.0 where none was. promised: the rate that new impostors keep with
+    `confidence`; above `asked` where there are too few impostors, and 1.0 without any (all is then accepted, at
+    threshold -inf).
     false_accept, false_reject: as seen on the impostors and on the known, NaN without any. impostors, known: how many.
     needed: impostors from which on the rate asked for can be promised.
     """
@@ -240,6 +243,27 @@ def cut(
     accepted = n - int(np.searchsorted(strange, threshold, side="right"))
     return Cut(threshold, false_accept, confidence, promised, accepted / n, _share(genuine, threshold), n, len(genuine),
                needed)  # fmt: skip
+
+
+def equal(known: NDArray[np.floating], impostors: NDArray[np.floating], confidence: float = CONFIDENCE) -> Cut:
+    """The threshold at which as large a share of the known is refused as of the impostors accepted (equal error rate),
+    or most nearly so. With a handful of examples, where no low rate could be promised, it errs to neither side.
+    `promised` is what the impostors show all the same (Clopper & Pearson)."""
+    from scipy.special import betaincinv  # the quantile of Beta; scipy.stats takes half a second to import
+
+    genuine, strange = _ascending(known), _ascending(impostors)
+    if not len(genuine) or not len(strange):
+        found = cut(genuine, strange, 0.5, confidence)
+        return replace(found, asked=1.0)
+    along = curve(genuine, strange)
+    apart = np.abs(along.false_reject - along.false_accept)
+    at = int(np.argmin(np.where(np.isfinite(along.thresholds), apart, np.inf)))
+    threshold = _rounded_up(float(along.thresholds[at]))
+    accepted = len(strange) - int(np.searchsorted(strange, threshold, side="right"))
+    left = len(strange) - accepted
+    upper = float(betaincinv(accepted + 1, left, confidence)) if left else 1.0
+    return Cut(threshold, 1.0, confidence, upper, accepted / len(strange), _share(genuine, threshold), len(strange),
+               len(genuine), 1)  # fmt: skip
 
 
 def _ascending(scores: NDArray[np.floating]) -> Floats:
