@@ -73,7 +73,7 @@ def change(workspace: Workspace, moves: bool = True) -> Iterator[Change]:
         changed = Change(workspace, tx, moves)
         yield changed
         flush = getattr(workspace.store, "flush", None)
-        if flush is not None:
+        if flush is not None and moves:
             flush()  # one for the batch: a row must not outlive a power cut that its file does not
         faults.point("files.before_commit")
     faults.point("files.committed")

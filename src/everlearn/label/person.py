@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from everlearn.catalog import labels, samples, scenes
+from everlearn.catalog import labels, leases, samples, scenes
 from everlearn.catalog.tables import who as this_person
 from everlearn.errors import BadInput
 from everlearn.files import beside
 
 if TYPE_CHECKING:
+    from everlearn.catalog.leases import Lease
     from everlearn.catalog.samples import Sample
     from everlearn.types import SampleId, Scene
     from everlearn.workspace import Workspace
@@ -62,19 +63,23 @@ def undo(workspace: Workspace, id: str) -> str | None:
     return label
 
 
-def ask_again(workspace: Workspace, id: str, who: str) -> SampleId:
-    """Take back this person's own last word on a sample, and put it back into the queue. Raises BadInput, Missing."""
+def ask_again(workspace: Workspace, id: str, who: str) -> Lease:
+    """Take back this person's own last word on a sample; it is in the queue again, and before them. Raises BadInput,
+    Missing."""
     with beside(workspace) as changed:
         one = _original(samples.get(changed.tx, id))
         said = labels.events(changed.tx, [one.id])
         if not said or said[-1].by != "person" or said[-1].who != who:
             raise BadInput(f"The last word on sample {one.id} is not yours.", "See: everlearn label --history ID")
+        lease = leases.claim(changed.tx, one.id, who)
+        if lease is None:
+            raise BadInput(f"Somebody else looks at sample {one.id} now.", "See: everlearn label --undo ID")
         labels.undo(changed.tx, one.id)
         back = {"id": one.id, "queued": True, "queue_reason": labels.UNDONE, "urgency": 2.5}
         samples.change(changed.tx, [back])
         samples.restate(changed.tx, [one.id])
         changed.refile([one.id])
-    return one.id
+    return lease
 
 
 def release(workspace: Workspace, ids: Sequence[str]) -> list[SampleId]:

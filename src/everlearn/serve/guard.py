@@ -1,6 +1,7 @@
 """What every request passes: a limit on its size, a line in the log, and headers that tell browsers what they may do.
 
-The log has the way, the status, the time it took and the token's id: no query, no header, no body, no name.
+The log has the route, the status, the time it took, the sample's and the token's id: no query, no header, no body, no
+name.
 """
 
 from __future__ import annotations
@@ -84,6 +85,8 @@ class _Request:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            if self._bytes > MOST_BYTES:  # the framework took it for a body that it cannot read
+                raise TooLarge
             self._status = message["status"]
             there = {name for name, _ in message["headers"]}
             said = {**HEADERS, "cache-control": "no-store", "x-request-id": self.id}
@@ -92,6 +95,7 @@ class _Request:
         await self._send(message)
 
     async def refuse(self, status: int, body: dict[str, object]) -> None:
+        self._bytes = 0
         if self._status is None:  # else the answer has begun, and can only break off
             await JSONResponse(body, status)(self._scope, self.receive, self.send)
 
@@ -99,7 +103,8 @@ class _Request:
         facts = {
             "request": self.id,
             "method": self._scope["method"],
-            "path": self._scope["path"][:200],
+            "route": getattr(self._scope.get("route"), "path", None),  # as it is written here: a way may hold a name
+            "sample": self._scope.get("path_params", {}).get("id"),
             "status": self._status,
             "ms": round(1000 * (time.monotonic() - self._began), 1),
             "client": (self._scope.get("client") or ("",))[0],

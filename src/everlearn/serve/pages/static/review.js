@@ -15,6 +15,7 @@ let held = null; // the image that is shown
 let shown = 0; // how many were
 let done = 0; // how many were answered
 let brush = null; // the label of new boxes
+const drawnHere = new Set(); // classes of the boxes of this page's answers: the next image may have come before them
 let version = null; // of the list of labels
 
 // --- what is said aloud -------------------------------------------------------------------------------------------
@@ -90,6 +91,7 @@ async function show(next) {
   view.load(pixels?.width ?? item.width ?? 1, pixels?.height ?? item.height ?? 1);
   facts(item);
   const what = task === "detect" ? boxes(next) : suggest(item);
+  byId("main").dataset.sample = item.sample;
   tell(say("said_image", { n: shown, what }));
   focus();
   return undefined;
@@ -176,9 +178,11 @@ function accept() {
   else tell(say("said_choose"));
 }
 
-/** The classes that were looked for: those that were known, and what was drawn beside them. */
+/** The classes that were looked for: those that were known, and what was drawn beside them, here and on the images
+ * before this one. */
 function looked(item, drawn) {
-  return [...new Set([...(item.about ?? []), ...drawn.map((box) => box.label.split("/")[0].trim() || box.label)])];
+  for (const { label } of drawn) drawnHere.add(label.split("/")[0].trim() || label);
+  return [...new Set([...(item.about ?? []), ...drawnHere])];
 }
 
 function reject() {
