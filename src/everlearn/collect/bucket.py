@@ -146,7 +146,7 @@ class BucketSource:
         last: Found | Refused | None = None
         for last in frames(replace(entry, target=str(path)), self.options, whole.captured_at):
             yield last if isinstance(last, Refused) else replace(last, etag=whole.etag)
-        self.spool.drop(whole)
+        path.unlink(missing_ok=True)
         if isinstance(last, Found):
             yield replace(last, uri=whole.uri, etag=whole.etag)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from typing import BinaryIO
 
 from everlearn.errors import StoreFault
@@ -49,35 +52,51 @@ def ahead(
 
 class Spool:
     """What was fetched and is not in the catalog yet: a process that is killed has not fetched it in vain. `doctor`
-    and `forget` empty it like every other scratch folder."""
+    and `forget` empty it like every other scratch folder.
+
+    Images are appended to one file, because to make and remove one for each would cost more than to fetch it:
+    (digest of what it is, its length, digest of its bytes, its bytes), until the batch is committed.
+    """
+
+    HEAD = struct.Struct("<32sQ32s")
 
     def __init__(self, private: Path) -> None:
         self.folder = private / FOLDER
-
-    def path(self, found: Found) -> Path:
-        """Of this content: another ETag, size or time is another file."""
-        said = "\0".join(map(str, (found.uri, found.size, found.etag or found.modified)))
-        return self.folder / hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
+        self._lock = Lock()
+        self._left: dict[bytes, tuple[int, int, bytes]] | None = None
 
     def get(self, found: Found) -> bytes | None:
-        try:
-            data = self.path(found).read_bytes()
-        except OSError:
+        """What a killed process had fetched of it, or None."""
+        with self._lock:
+            if self._left is None:
+                self._left = self._take_over()
+            at, size, digest = self._left.pop(_key(found), (0, 0, b""))
+        if not size:
             return None
-        return data if len(data) == found.size else None
+        with self._old.open("rb") as file:
+            file.seek(at)
+            data = file.read(size)
+        return data if hashlib.sha256(data).digest() == digest else None
 
     def keep(self, found: Found, data: bytes) -> None:
         """It is a help: a disk that has no room for it is told of where the image itself is stored."""
-        path = self.path(found)
-        with suppress(OSError):
+        record = self.HEAD.pack(_key(found), len(data), hashlib.sha256(data).digest()) + data
+        with self._lock, suppress(OSError):
             self.folder.mkdir(exist_ok=True)
-            part = path.with_suffix(".part")
-            part.write_bytes(data)
-            part.replace(path)
+            with self._new.open("ab", buffering=0) as file:
+                file.write(record)
+
+    def committed(self) -> None:
+        """What was kept in this process is in the catalog now."""
+        with suppress(FileNotFoundError):
+            os.truncate(self._new, 0)
+
+    def clear(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def file(self, found: Found, write: Callable[[BinaryIO], None]) -> Path:
-        """The same for what is too large for the memory: written to a file, unless it was before. Raises StoreFault."""
-        path = self.path(found)
+        """A file of its own for what is too large for the memory: written, unless it was before. Raises StoreFault."""
+        path = self.folder / _key(found).hex()
         if path.is_file() and path.stat().st_size == found.size:
             return path
         part = path.with_suffix(".part")
@@ -89,9 +108,35 @@ class Spool:
         except OSError as error:
             raise StoreFault(f"{part} cannot be written: {error.strerror}.", "Is the disk full?") from error
 
-    def drop(self, found: Found) -> None:
-        with suppress(OSError):
-            self.path(found).unlink()
+    @property
+    def _new(self) -> Path:
+        return self.folder / "kept"
 
-    def clear(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+    @property
+    def _old(self) -> Path:
+        return self.folder / "left"
+
+    def _take_over(self) -> dict[bytes, tuple[int, int, bytes]]:
+        """Where in the file `left` the things are that killed processes had kept; one that was cut off is the last."""
+        if self._new.is_file() and self._new.stat().st_size:
+            with self._old.open("ab") as old, self._new.open("rb") as new:
+                shutil.copyfileobj(new, old)
+            self.committed()
+        found: dict[bytes, tuple[int, int, bytes]] = {}
+        with suppress(FileNotFoundError), self._old.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            at = file.seek(0)
+            while len(head := file.read(self.HEAD.size)) == self.HEAD.size:
+                key, size, digest = self.HEAD.unpack(head)
+                at += self.HEAD.size
+                if at + size > end:
+                    break
+                found[key] = (at, size, digest)
+                at = file.seek(at + size)
+        return found
+
+
+def _key(found: Found) -> bytes:
+    """Of this content: with another ETag, size or time it is another thing."""
+    said = "\0".join(map(str, (found.uri, found.size, found.etag or found.modified)))
+    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).digest()

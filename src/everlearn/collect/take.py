@@ -75,10 +75,9 @@ def take(workspace: Workspace, name: str, source: Source, progress: Progress, af
         while batch := list(islice(found, BATCH)):
             for read in _portions(_read(workspace, batch, _unchanged(workspace, batch), result)):
                 gone = _take(workspace, name, read, result)
-                for one in (one for one in read if "://" in one.found.uri):
-                    spool.drop(one.found)
                 if after is not None:
                     _afterwards(workspace, [one.found for one in read if one.id not in gone], after, result)
+            spool.committed()
             task.advance(len(batch))
     spool.clear()
     return result
