@@ -45,6 +45,13 @@ def keep(tx: Connection, source: str, origin: Origin) -> None:
         turns.set_to(tx, _KEPT, {**kept, source: asdict(origin)})
 
 
+def clear(tx: Connection) -> None:
+    """Forget sources that no sample is from any more."""
+    kept, there = turns.setting_of(tx, _KEPT, {}), counts(tx)
+    if any(source not in there for source in kept):
+        turns.set_to(tx, _KEPT, {source: said for source, said in kept.items() if source in there})
+
+
 def every(tx: Connection) -> dict[str, Origin]:
     """Source to what it says of itself."""
     return {source: Origin(**said) for source, said in sorted(turns.setting_of(tx, _KEPT, {}).items())}

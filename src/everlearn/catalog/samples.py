@@ -188,6 +188,12 @@ def counts(tx: Connection) -> dict[Status, int]:
     return {status: found.get(status, 0) for status in STATUSES}
 
 
+def labels(tx: Connection) -> dict[str, int]:
+    """Label to how many samples have it, augmented copies left out."""
+    query = sa.select(sample.c.label, sa.func.count()).where(sample.c.label.is_not(None), sample.c.parent_id.is_(None))
+    return {row[0]: row[1] for row in tx.execute(query.group_by(sample.c.label))}
+
+
 def refusals(tx: Connection) -> dict[str, int]:
     """Reason of quarantine to number of samples."""
     query = sa.select(sample.c.refusal, sa.func.count()).where(sample.c.refusal.is_not(None)).group_by(sample.c.refusal)

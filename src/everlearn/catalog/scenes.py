@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -90,6 +91,31 @@ def classes(tx: Connection, labels: Collection[str]) -> list[str]:
     """The classes that these labels name, sorted: those of their boxes where they are scenes."""
     plain = {label for label in labels if not is_scene(label)}
     return sorted(plain.union(*({box.label for box in one.boxes} for one in some(tx, labels).values())))
+
+
+def box_counts(tx: Connection, images: Mapping[str, int]) -> dict[str, int]:
+    """Class to its boxes, the most first. images: label to how many images have it; those that are no scenes have
+    none."""
+    counts: Counter[str] = Counter()
+    for chunk in samples.chunks([label for label in images if is_scene(label)]):
+        for label, one in some(tx, chunk).items():
+            for box in one.boxes:
+                counts[coarse(box.label)] += images[label]
+    return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+def shown(one: Scene) -> str:
+    """A scene in words for people: `2 cat, dog`."""
+    counts = Counter(box.label for box in one.boxes)
+    return (
+        ", ".join(name if number == 1 else f"{number} {name}" for name, number in sorted(counts.items())) or "nothing"
+    )
+
+
+def words(tx: Connection, labels: Collection[str | None]) -> dict[str, str]:
+    """Label to how it is shown to people: scenes in words, others as they are."""
+    plain = {label: label for label in labels if label is not None}
+    return plain | {name: shown(one) for name, one in some(tx, labels).items()}
 
 
 def naming(tx: Connection, label: str) -> list[str]:

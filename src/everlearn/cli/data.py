@@ -1,4 +1,4 @@
-"""Commands about data: init, collect, validate, release, label, augment, data, dataset."""
+"""Commands about data: init, collect, validate, release, label, augment, data."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 
 from everlearn.cli.console import Answer
 from everlearn.errors import BadInput
+from everlearn.naming import is_scene
 from everlearn.text import table
 from everlearn.types import STATUSES
 
@@ -47,7 +48,6 @@ class Format(StrEnum):
 def add_to(app: typer.Typer) -> None:
     for command in (init, collect, validate, release, label, augment, data):
         app.command(command.__name__)(command)
-    app.add_typer(dataset, name="dataset")
 
 
 LOOKS = (" status", " data", " review", " regressions", " models", " show", " history", " list", " diff", " checklist")
@@ -91,6 +91,7 @@ def init(
     given = {"task": task.value, "backbone": backbone, "catalog": catalog, "store": store}
     workspace = Workspace.create(folder, check(given, folder / "everlearn.yaml"), git=git)
     source = "TABLE.parquet" if backbone == "features" else "PHOTOS --labels-from folder"
+    source = "DATASET" if task is TaskName.detect else source
     lines = [f"Made the workspace {workspace.root}.", f"Next: everlearn -w {folder} run {source}"]
     return Answer({"workspace": str(workspace.root)}, lines)
 
@@ -120,8 +121,9 @@ def collect(
         ),
     ] = None,
 ) -> Answer:
-    """Take in images, videos, data sets and tables. Data sets are ImageFolder, YOLO, COCO and VOC; tables hold
-    features. The same bytes are never taken in twice."""
+    """Take in images, videos, data sets and tables. Data sets are ImageFolder, YOLO, COCO, VOC and Label Studio, also
+    at s3://BUCKET/PREFIX and roboflow://WORKSPACE/PROJECT/VERSION; tables hold features. The same bytes are never taken
+    in twice."""
     from everlearn import stages
 
     workspace = opened(context)
@@ -151,10 +153,28 @@ def validate(context: Context) -> Answer:
     lines = [f"{result.validated} validated, {sum(result.quarantined.values())} in quarantine."]
     lines += table([[reason, number] for reason, number in result.quarantined.items()], ["reason", "images"])
     lines += ["", *table([[n, "-" if v is None else f"{v:.3f}"] for n, v in result.scores.items()], ["score", "0-1"])]
+    lines += _boxes(result.boxes) if result.boxes else []
     for name, ids in result.culprits.items():
         if ids and not result.gates.get(name, {"pass": True})["pass"]:
             lines.append(f"{name} is pulled down by: {' '.join(ids[:8])}")
     return Answer(result.to_json(), lines)
+
+
+def _boxes(found: Any) -> list[str]:
+    """Classes and cameras, and what is odd."""
+    lines = ["", *table([[name, number] for name, number in found.classes.items()], ["class", "boxes"])]
+    lines.append(
+        f"{found.boxes} boxes on {found.images} images, at most {found.most} on one; {found.empty} show nothing."
+    )
+    if len(found.cameras) > 1:
+        rows = [[name, *counts] for name, counts in found.cameras.items()]
+        lines += ["", *table(rows, ["camera", "images", "boxes"])]
+    lines += [f"{found.tiny} boxes are smaller than 4 pixels."] if found.tiny else []
+    if found.odd:
+        reasons = ", ".join(f"{number} {name}" for name, number in found.reasons.items())
+        lines.append(f"Odd boxes on {len(found.odd)} images ({reasons}):")
+        lines += [f"  {id}  {'; '.join(said)}" for id, said in list(found.odd.items())[:8]]
+    return lines
 
 
 def release(context: Context, ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Samples.")]) -> Answer:
@@ -189,15 +209,16 @@ def label(
 ) -> Answer:
     """Label a sample, or all that the model is sure of. With --auto what it is not sure of waits for a person."""
     from everlearn import stages
-    from everlearn.catalog import labels, samples
+    from everlearn.catalog import labels, samples, scenes
     from everlearn.label import person
 
     workspace = opened(context)
     if history is not None:
         with workspace.catalog.read() as tx:
             said = labels.history(tx, samples.get(tx, history).id)
-        rows = [[e["at"].isoformat(" ", "seconds"), e["by"], e["who"] or e["version"] or "", e["label"] or "-",
-                 "taken back" if e["revoked"] else ""] for e in said]  # fmt: skip
+            words_of = scenes.words(tx, [e["label"] for e in said])
+        rows = [[e["at"].isoformat(" ", "seconds"), e["by"], e["who"] or e["version"] or "",
+                 words_of.get(e["label"], "-"), "taken back" if e["revoked"] else ""] for e in said]  # fmt: skip
         return Answer({"history": said}, table(rows, ["time (UTC)", "by", "who", "label", ""]))
     if sum([auto, undo is not None, bool(words)]) != 1:
         raise BadInput("Say one of: ID LABEL, ID --not LABEL, --auto, --undo ID, --history ID.",
@@ -213,9 +234,10 @@ def label(
     # What a person says waits for nobody: no lock is taken, see `files.beside`.
     if undo is not None:
         now = person.undo(workspace, undo)
-        return Answer(
-            {"labelled": 0, "queued": queued(workspace), "label": now}, [f"The label is now {(now or '-').strip()}."]
-        )
+        with workspace.catalog.read() as tx:
+            shown = scenes.words(tx, [now]).get(now or "", "-")
+        values = {"labelled": 0, "queued": queued(workspace), "label": None if is_scene(now) else now}
+        return Answer(values, [f"The label is now {shown.strip()}."])
     if is_not is not None:
         if words is None or len(words) != 1:
             raise BadInput("--not takes one sample's id.", "Write: everlearn label ID --not LABEL")
@@ -284,10 +306,13 @@ def data(
     context: Context,
     status: Annotated[str | None, typer.Option(help=f"Only these: {', '.join(STATUSES)}.")] = None,
     limit: Annotated[int, typer.Option(min=0, help="Samples listed.")] = 20,
+    sources: Annotated[
+        bool, typer.Option("--sources", help="Where the samples are from: each source, with version and licence.")
+    ] = False,
 ) -> Answer:
     """How many samples stand where, and which. Negatives, which are known only by what they are not, count among them
     and once more by themselves."""
-    from everlearn.catalog import labels, samples
+    from everlearn.catalog import labels, samples, scenes
     from everlearn.catalog.tables import sample
 
     if status is not None and status not in STATUSES:
@@ -299,20 +324,53 @@ def data(
         negatives = labels.negatives(tx, workspace.config.learn.unknown is not None)
         where = sample.c.status == status if status else None
         found = next(samples.batches(tx, where, size=limit), []) if limit and status else []
+        told = scenes.some(tx, [one.label for one in found])
+        boxes = scenes.box_counts(tx, samples.labels(tx)) if workspace.config.task == "detect" else {}
+    if sources:
+        return _sources(workspace)
     lines = table([[name, number] for name, number in counts.items()], ["status", "samples"])
     lines += [f"{negatives} of them are negatives."] if negatives else []
-    rows = [[o.id, o.label or "-", o.camera, o.refusal or "", _value(o), workspace.where(o.key)] for o in found]
+    if boxes:
+        lines += ["", *table([[name, number] for name, number in boxes.items()], ["class", "boxes"])]
+    shown = {name: scenes.shown(one) for name, one in told.items()}
+    rows = [
+        [o.id, shown.get(o.label or "-", o.label or "-"), o.camera, o.refusal or "", _value(o), workspace.where(o.key)]
+        for o in found
+    ]
     if rows:
         lines += ["", *table(rows, ["sample", "label", "camera", "refused for", "measured", "file"])]
     listed = [
-        {"sample": o.id, "label": o.label, "camera": o.camera, "reason": o.refusal, "value": o.refusal_value,
-         "limit": o.refusal_limit, "path": workspace.where(o.key)}
+        {"sample": o.id, "label": None if is_scene(o.label) else o.label, "camera": o.camera, "reason": o.refusal,
+         "value": o.refusal_value, "limit": o.refusal_limit, "path": workspace.where(o.key),
+         **_drawn(told.get(o.label or ""))}
         for o in found
     ]  # fmt: skip
-    return Answer({"counts": counts, "negatives": negatives, "quarantined": reasons, "samples": listed}, lines)
+    values = {"counts": counts, "negatives": negatives, "quarantined": reasons, "samples": listed}
+    return Answer({**values, **({"boxes": boxes} if boxes else {})}, lines)
 
 
-dataset = typer.Typer(help="Immutable versions of the data.", no_args_is_help=True, rich_markup_mode=None)
+def _drawn(scene: Any) -> dict[str, Any]:
+    """A sample's boxes, and the classes that were looked for."""
+    if scene is None:
+        return {}
+    sides = ("label", "x", "y", "width", "height")
+    return {"boxes": [{name: getattr(box, name) for name in sides} for box in scene.boxes], "about": scene.about}
+
+
+def _sources(workspace: Any) -> Answer:
+    """What samples are from, and what data sets say of themselves."""
+    from dataclasses import asdict
+
+    from everlearn.catalog import origins
+
+    with workspace.catalog.read() as tx:
+        counts, said = origins.counts(tx), origins.every(tx)
+    found = [
+        {"source": source, "samples": number, **asdict(said.get(source, origins.Origin()))}
+        for source, number in counts.items()
+    ]
+    names = ["source", "samples", "name", "version", "licence", "url"]
+    return Answer({"sources": found}, table([[one[name] or "" for name in names] for one in found], names))
 
 
 def a_folder(path: Path) -> Path:
@@ -320,85 +378,6 @@ def a_folder(path: Path) -> Path:
     if path.parts and path.parts[0].lower() == "s3:":
         raise BadInput(f"{path.parts[0]}//… is no folder.", "To a bucket: everlearn upload s3://bucket/prefix")
     return path
-
-
-@dataset.command("build")
-def dataset_build(context: Context) -> Answer:
-    """Take a snapshot of everything that is labelled. The same data gives the same snapshot."""
-    from everlearn.dataset.build import build
-
-    workspace = opened(context)
-    with workspace.lock():
-        snapshot = build(workspace)
-    return Answer(_snapshot(snapshot), [_line(snapshot)])
-
-
-@dataset.command("list")
-def dataset_list(context: Context) -> Answer:
-    """All snapshots, oldest first."""
-    from everlearn.catalog import snapshots
-
-    workspace = opened(context)
-    with workspace.catalog.read() as tx:
-        found = snapshots.every(tx)
-    last = _snapshot(found[-1]) if found else {"snapshot": None, "samples": 0, "classes": [], "splits": {}}
-    return Answer({**last, "snapshots": [_snapshot(one) for one in found]}, [_line(one) for one in found])
-
-
-@dataset.command("diff")
-def dataset_diff(
-    context: Context,
-    a: Annotated[str, typer.Argument(help="A snapshot's number, or the beginning of its digest.")],
-    b: Annotated[str, typer.Argument(help="The other one.")],
-) -> Answer:
-    """What changed from one snapshot to another."""
-    from everlearn.catalog import snapshots
-    from everlearn.dataset.diff import diff
-
-    workspace = opened(context)
-    with workspace.catalog.read() as tx:
-        first, second = snapshots.get(tx, a), snapshots.get(tx, b)
-    found = diff(workspace, first, second)
-    changes = {name: list(getattr(found, name)) for name in ("added", "removed", "relabelled", "moved")}
-    lines = [f"{name}: {len(ids)}" for name, ids in changes.items()]
-    return Answer({**_snapshot(second), **changes}, lines)
-
-
-@dataset.command("export")
-def dataset_export(
-    context: Context,
-    out: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is empty or not there.", callback=a_folder)],
-    snapshot: Annotated[str | None, typer.Option(help="Which snapshot; default: the newest.")] = None,
-    form: Annotated[
-        Format | None, typer.Option("--format", help="The layout; default: imagefolder, where boxes are learned yolo.")
-    ] = None,
-) -> Answer:
-    """Write a snapshot for other programs. Classes as ImageFolder, YOLO, COCO or CSV; boxes as YOLO, COCO, VOC, Label
-    Studio or CSV. With --format dvc also DVC pointers."""
-    from everlearn.catalog import snapshots
-    from everlearn.dataset.export import export
-    from everlearn.errors import Missing
-
-    workspace = opened(context)
-    with workspace.catalog.read() as tx:
-        chosen = snapshots.get(tx, snapshot) if snapshot else snapshots.latest(tx)
-    if chosen is None:
-        raise Missing("There is no snapshot yet.", "Make one: everlearn dataset build")
-    usual = Format.yolo if workspace.config.task == "detect" else Format.imagefolder
-    done = export(workspace, chosen, out, (form or usual).value, context.obj)
-    pointers = [str(path) for path in done.pointers]
-    lines = [f"Wrote {done.samples} samples to {out}."] + [f"git add {path}" for path in pointers]
-    return Answer({**_snapshot(chosen), "samples": done.samples, "path": str(out), "pointers": pointers}, lines)
-
-
-def _snapshot(one: Any) -> dict[str, Any]:
-    return {"snapshot": one.digest, "number": one.number, "samples": one.samples, "classes": list(one.classes),
-            "splits": dict(one.splits)}  # fmt: skip
-
-
-def _line(one: Any) -> str:
-    sides = ", ".join(f"{number} {side}" for side, number in one.splits.items())
-    return f"{one.number}  {one.digest[:12]}  {one.samples} samples, {len(one.classes)} classes ({sides})"
 
 
 def queued(workspace: Any) -> int:

@@ -11,7 +11,20 @@ from typing import Any
 
 import typer
 
-from everlearn.cli import craft, data, experiments, features, models, review, teaching, training, tuning, upload, wheel
+from everlearn.cli import (
+    craft,
+    data,
+    dataset,
+    experiments,
+    features,
+    models,
+    review,
+    teaching,
+    training,
+    tuning,
+    upload,
+    wheel,
+)  # fmt: skip
 from everlearn.cli.console import Answer, Console, as_json
 from everlearn.errors import BadInput, EverlearnError, NotInstalled
 
@@ -78,7 +91,7 @@ def _use_engine(console: Console, kind: EngineName | None, address: str | None) 
     console.open.callback(engine.close)
 
 
-for room in (data, review, features, models, training, teaching, tuning, craft, experiments, upload, wheel):
+for room in (data, dataset, review, features, models, training, teaching, tuning, craft, experiments, upload, wheel):
     room.add_to(app)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from everlearn.catalog import snapshots
+from everlearn.catalog import scenes, snapshots
 from everlearn.types import Member, SampleId, Snapshot
 
 if TYPE_CHECKING:
@@ -42,6 +43,11 @@ def diff(workspace: Workspace, a: Snapshot, b: Snapshot) -> Diff:
             if (before.split, before.fold) != (after.split, after.fold):
                 found["moved"].append(after.id)
     return Diff(**{name: tuple(ids) for name, ids in found.items()})
+
+
+def box_counts(tx: Connection, number: int) -> dict[str, int]:
+    """Class to its boxes in a snapshot, the most first; empty where labels are no boxes."""
+    return scenes.box_counts(tx, Counter(one.label for one in snapshots.members(tx, number)))
 
 
 def changes(tx: Connection, a: int, b: int) -> Iterator[tuple[Member | None, Member | None]]:

@@ -24,11 +24,12 @@ from everlearn.augment.make import previews
 from everlearn.catalog import answers, labels, origins, samples, scenes, snapshots, turns, versions
 from everlearn.catalog.tables import label_event, member, sample, sighting, version
 from everlearn.erasure.certificate import certify
-from everlearn.errors import BadInput, Missing, StoreFault, TooFew
+from everlearn.errors import BadInput, Corrupt, Missing, StoreFault, TooFew
 from everlearn.files import change
 from everlearn.learn import crops
 from everlearn.naming import clean_label, denial
 from everlearn.stages import arrays, care, continual, data, learners, prove, standing, teach, traces
+from everlearn.stages.detecting import crops as detecting
 from everlearn.stages.detecting import kept
 from everlearn.stages.reporting import OF_FILES
 from everlearn.types import SILENT
@@ -106,8 +107,7 @@ def _carry_out(workspace: Workspace, journal: dict[str, Any], progress: Progress
     ids: list[SampleId] = journal["ids"]
     path = workspace.private(JOURNAL)
     if "before" not in journal:
-        live = standing.live(workspace, stored=True)
-        journal["before"] = live.memory.digest() if live.held else None
+        journal["before"] = _digest(workspace)
         with workspace.catalog.read() as tx:
             journal["champion"] = getattr(versions.champion(tx), "name", None)
             journal["evaluations"] = traces.last_evaluation(tx)
@@ -123,6 +123,17 @@ def _carry_out(workspace: Workspace, journal: dict[str, Any], progress: Progress
     faults.point("forget.certified")
     path.unlink(missing_ok=True)
     return Forgotten(certificate, len(ids), journal["before"], after, notes)
+
+
+def _digest(workspace: Workspace) -> str | None:
+    """Of the exact memory as it lies here; None where there is none."""
+    if workspace.config.task == "detect":
+        try:
+            return detecting.digest(workspace)
+        except Corrupt:  # what remains is learned again
+            return None
+    live = standing.live(workspace, stored=True)
+    return live.memory.digest() if live.held else None
 
 
 def _matching(workspace: Workspace, chosen: Selection) -> list[SampleId]:
@@ -234,7 +245,7 @@ def _learn_without(
         notes.append("nothing to learn from remains, so there is no model any more")
         return None
     entered, report = teach.learn(workspace, progress, reason="rebuilt without what was forgotten")
-    if not learners.is_exact(workspace):
+    if not learners.is_exact(workspace) and learners.kind(workspace) != learners.ONNX:
         notes.append(f"{report.learner} is no exact memory: it was trained again on all that remains, in a fixed order")
     if journal["knowing"]:
         notes.append(f"{entered.name} takes the place of {', '.join(journal['knowing'])}")

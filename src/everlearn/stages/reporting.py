@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from everlearn import faults, registry
-from everlearn.catalog import samples, turns, versions
+from everlearn.catalog import samples, scenes, turns, versions
 from everlearn.catalog.tables import now
 from everlearn.evaluate.detection.metrics import DetectionMetrics
 from everlearn.evaluate.metrics import Metrics, RegressionMetrics
@@ -121,9 +121,10 @@ def _data(workspace: Workspace) -> tuple[list[DataScore], dict[str, Any]]:
         kept = turns.setting_of(tx, "data_scores") or {}
         culprits = kept.get("culprits", {})
         there = samples.some(tx, [id for ids in culprits.values() for id in ids])
+        words = scenes.words(tx, {one.label for one in there.values()})
     values = kept.get("scores", {})
     scores = [
-        DataScore(name, value, tuple((id, there[id].label or "") for id in ids if id in there)[:NAMED])
+        DataScore(name, value, tuple((id, words.get(there[id].label or "", "")) for id in ids if id in there)[:NAMED])
         for name, value in values.items()
         for ids in [culprits.get(name, [])]
     ]
