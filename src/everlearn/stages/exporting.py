@@ -79,7 +79,7 @@ def export(
     if half and not detects:
         raise BadInput("--half is for detectors.", "Use --int8: it makes a network's file a quarter of its size.")
     version = answering.registered(workspace, model)
-    stem = out.expanduser().absolute() / version.key.rpartition("/")[2].removesuffix(".onnx")
+    stem = out.expanduser().resolve() / version.key.rpartition("/")[2].removesuffix(".onnx")
     if form != "onnx":
         return Exported(version, [_weights(workspace, version, stem, form)])
     if int8 and not detects:

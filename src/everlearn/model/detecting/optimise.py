@@ -6,8 +6,10 @@
 
 The head is everything from the outputs back to the first convolution on each way, that one among it. It must stay: one
 scale for a tensor that holds pixels (0-640) beside probabilities (0-1) leaves the latter nothing, and a YOLO quantised
-to its end finds nothing at all (mAP50 0.0000 instead of 0.64). Between the convolutions all is in integers, also the
-sigmoids: with convolutions alone, each hands over in float32, which takes longer and found no more.
+to its end finds nothing at all. Between the convolutions all is in integers, also the sigmoids: where these alone stay
+in float32, it takes longer and finds less. mAP50 of a YOLO11n at 160 px on drawn shapes, 0.8027 in float32: 0.7938 with
+the ranges' extremes over all images, 0.8033 with the mean of the images' ranges, which is what is done; 0.7775 with
+convolutions and sums alone; 0.0000 with the head.
 
 A file whose graph is changed is still the detector that it was: the same description, classes and thresholds, and in a
 bundle's card a line that says what was done to it.
@@ -161,9 +163,7 @@ def _milliseconds(detectors: Mapping[str, OnnxDetector], image: Image) -> dict[s
     return {name: statistics.median(values) for name, values in found.items()}
 
 
-def _static(
-    model: onnx.ModelProto, source: OnnxDetector, images: Sequence[Image], folder: Path, ops: Sequence[str] = _INTEGERS
-) -> onnx.ModelProto:  # fmt: skip
+def _static(model: onnx.ModelProto, source: OnnxDetector, images: Sequence[Image], folder: Path) -> onnx.ModelProto:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -184,7 +184,8 @@ def _static(
     quantize_static(
         str(clean), str(out), Reader(), quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True,
         weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8, nodes_to_exclude=sorted(head(named.graph)),
-        op_types_to_quantize=list(ops),
+        op_types_to_quantize=list(_INTEGERS),
+        extra_options={"CalibMovingAverage": True},  # the mean of the images' ranges: one glaring image sets no scale
     )  # fmt: skip
     return onnx.load(out)
 
