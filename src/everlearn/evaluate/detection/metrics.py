@@ -136,7 +136,7 @@ def detection(
     each = rankings(found)
     unit = units(found.images)
     values, average = _scores(counts, each, np.ones((len(unit), 1)))
-    drawn = [_scores(counts, each, weights) for weights in resampled(each, unit, seed)]
+    drawn = [_scores(counts, each, weights) for weights in resampled(each, unit, seed, RESAMPLES)]
     wrong, confused = errors(found, used)
     several = len(set(used.tolist())) > 1
     return DetectionMetrics(
@@ -145,7 +145,7 @@ def detection(
         **_figures(values[:, 0], np.concatenate([figures for figures, _ in drawn], axis=1), unit),
         confidence=None if several else float(used[0]),
         classes=_class_table(found, counts, used, average[:, :, 0], np.concatenate([a[0] for _, a in drawn], axis=1)),
-        sizes=tuple(_size(name, found, *limits) for name, limits in SIZES.items()),
+        sizes=map_by_size(found),
         cameras=_camera_table(found, counts, each, seed),
         errors=wrong,
         confusion=confused,
@@ -239,8 +239,8 @@ def _scores(counts: Counts, each: Sequence[Ranking], weights: Floats) -> tuple[F
     return np.concatenate([mean_over_classes(average.swapaxes(0, 1)), counts.macro(weights)]), average
 
 
-def resampled(each: Sequence[Ranking], unit: Ints, seed: int, most: int = RESAMPLES) -> Iterator[Floats]:
-    """How often each image is drawn, R resamples in all, in blocks: (I, r) each. With many boxes R is smaller.
+def resampled(each: Sequence[Ranking], unit: Ints, seed: int, most: int) -> Iterator[Floats]:
+    """How often each image is drawn, R resamples in blocks: (I, r) each. R is `most`, or less with many boxes.
 
     unit: (I,) what each image is drawn with, -1 for one that is never drawn.
     """
@@ -298,6 +298,10 @@ def _class_table(
     return tuple(rows)
 
 
+def map_by_size(found: Matched) -> tuple[SizeScore, ...]:
+    return tuple(_size(name, found, *limits) for name, limits in SIZES.items())
+
+
 def _size(name: str, found: Matched, least: float, most: float) -> SizeScore:
     """Which found boxes count depends on the overlap here, so each of them has a ranking of its own."""
     taken, counted, wanted = of_size(found, least, most)
@@ -334,7 +338,7 @@ def _camera_table(found: Matched, counts: Counts, each: Sequence[Ranking], seed:
         part = rankings(found, images, levels=1)
         drawn = [
             mean_over_classes(np.array([one.average_precision(weights)[0] for one in part]))
-            for weights in resampled(part, own, seed)
+            for weights in resampled(part, own, seed, RESAMPLES)
         ]
         there, scores = bool(boxes[number]), values[:, number].tolist()
         reach = bias_corrected(scores[0], np.concatenate(drawn)) if there else None
