@@ -284,7 +284,7 @@ def proved(tmp_path: Path, known: Known) -> Workspace:
 
 
 def test_files_prove_thresholds_and_the_rest_waits(proved: Workspace, known: Known) -> None:
-    elsewhere = show(proved, known, 2000, camera="gate", says=[])
+    elsewhere = show(proved, known, 2001, camera="gate", says=[])
     told = Quiet()
     done = stages.label(proved, told)
     assert done.proof is not None
