@@ -140,7 +140,7 @@ def trained(
     config = {
         **workspace.config.detect.model_dump(), **(changes or {}), "detector": spec_of(workspace),
         "classes": list(given.classes), "images": len(given.train), "fingerprint": fingerprint,
-        "from": given.base.version.name if given.base else None,
+        "from": given.base.version.name if given.base else None, "changes": dict(changes or {}),
     }  # fmt: skip
     progress.say(licence_said())
     with track.run(
