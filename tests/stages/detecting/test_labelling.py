@@ -16,12 +16,13 @@ import pytest
 from everlearn import faults, stages
 from everlearn.catalog import labels, leases, samples, scenes, snapshots, turns, versions
 from everlearn.catalog.samples import Sample
+from everlearn.catalog.tables import now
 from everlearn.config import Config
 from everlearn.errors import BadInput
 from everlearn.image import encode_png
 from everlearn.label import person
 from everlearn.label.boxes import MATCHED, iou, trust
-from everlearn.label.thresholds import audited
+from everlearn.label.thresholds import audited, draw
 from everlearn.model.detecting import detector as detectors
 from everlearn.stages.detecting import proposing, reviewed
 from everlearn.stages.detecting.labelling import PROOF
@@ -315,19 +316,44 @@ def test_files_prove_thresholds_and_the_rest_waits(proved: Workspace, known: Kno
     assert reasons == ["audit"] * drawn + ["unsure"] * (len(waiting) - drawn), "the audit is asked first"
 
 
-def test_what_was_queued_for_doubt_proves_nothing_and_the_audit_does(tmp_path: Path, known: Known) -> None:
+def test_only_fair_samples_prove_anything(tmp_path: Path, known: Known) -> None:
+    """While every image goes to people, what they have answered without a gap is one; later only the audit is."""
     workspace = make(tmp_path, audit=0.3)
-    for seed in range(40):
-        show(workspace, known, seed)
+    early = [show(workspace, known, seed).id for seed in range(20)]
+    seeds = dict(zip(early, range(20), strict=True))
     stages.label(workspace, Quiet())
     models = proposing.proposers(workspace)
-    assert reviewed.reviewed(workspace, models, Quiet()).images == []
-    seeds = {samples.id_of(encode_png(scene(seed, CLASSES, 48, most=2)[0])): seed for seed in range(40)}
-    for id, seed in seeds.items():
-        person.draw(workspace, id, Scene(truth(seed), CLASSES), "kim")
-    ground = reviewed.reviewed(workspace, models, Quiet())
-    assert len(ground.images) == sum(audited(id, 0.3) for id in seeds) < 40
-    assert ground.cameras == {"door"}
+
+    def counted() -> int:
+        return len(reviewed.reviewed(workspace, models, Quiet()).images)
+
+    assert counted() == 0
+    *others, last = sorted(early, key=draw, reverse=True)
+    for id in others:
+        person.draw(workspace, id, Scene(truth(seeds[id]), CLASSES), "kim")
+    assert audited(last, 0.3)
+    assert counted() == sum(audited(id, 0.3) for id in others), "the first of the draw is not answered: there is a gap"
+    person.draw(workspace, last, Scene(truth(seeds[last]), CLASSES), "kim")
+    assert counted() == 20
+    set_to(workspace, trust=0.9)
+    for seed in range(100, 130):
+        one = show(workspace, known, seed, says=[])
+        seeds[one.id] = seed
+    with workspace.catalog.write() as tx:
+        samples.change(tx, [{"id": id, "collected_at": now() + timedelta(hours=1)} for id in seeds if id not in early])
+    stages.label(workspace, Quiet())
+    queued = {id: one for id, one in rows(workspace).items() if one.status == "queued"}
+    for id in queued:
+        person.draw(workspace, id, Scene(truth(seeds[id]), CLASSES), "kim")
+    assert {one.queue_reason for one in queued.values()} == {"audit"}
+    assert counted() == 20 + len(queued)
+    doubtful = show(workspace, known, 200, says=[replace(one, confidence=0.5) for one in truth(200)])
+    with workspace.catalog.write() as tx:
+        samples.change(tx, [{"id": doubtful.id, "collected_at": now() + timedelta(hours=1)}])
+    assert not audited(doubtful.id, 0.3)
+    stages.label(workspace, Quiet())
+    person.draw(workspace, doubtful.id, Scene(truth(200), CLASSES), "kim")
+    assert counted() == 20 + len(queued), "what was asked about for doubt is no fair sample"
 
 
 def test_what_a_model_has_learned_does_not_judge_it(tmp_path: Path, known: Known) -> None:

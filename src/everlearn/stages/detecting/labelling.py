@@ -22,7 +22,7 @@ from everlearn.label.boxes import judge, trust
 from everlearn.label.thresholds import audited, draw, prove
 from everlearn.naming import coarse
 from everlearn.stages.detecting.proposing import Proposers, proposers
-from everlearn.stages.detecting.reviewed import reviewed
+from everlearn.stages.detecting.reviewed import asked, reviewed
 from everlearn.types import Scene
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def label(workspace: Workspace, progress: Progress) -> Labelling:
     if ids:
         models = proposers(workspace)
         rule, proof = _rule(workspace, models, progress)
+        asked(workspace, everything=not rule.thresholds and not rule.elsewhere)
         with progress.task("label", len(ids)) as task:
             for start in range(0, len(ids), BATCH):
                 part = ids[start : start + BATCH]
