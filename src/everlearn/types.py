@@ -65,7 +65,7 @@ class Found:
     name: the file's own name, with its ending.
     read: gives the bytes; called at most once. An OSError or BadInput from it refuses this one thing.
     label, boxes, camera, group, captured_at: what the source says of it; None where it says nothing.
-    about: the classes that its data set declares, see `Scene`.
+    about: the classes that its data set declares, see `Scene`; cut: how many boxes reached over the edge, by rounding.
     size, modified: in bytes and in seconds since 1970, to recognise an unchanged file without reading it; -1 unknown.
     etag: an object's own mark of its content, which tells more than its time.
     """
@@ -79,6 +79,7 @@ class Found:
     label_by: LabelBy | None = None
     boxes: tuple[Box, ...] | None = None
     about: tuple[str, ...] | None = None
+    cut: int = 0
     captured_at: datetime | None = None
     time_from: TimeFrom | None = None
     camera: str | None = None

@@ -57,6 +57,12 @@ def every(tx: Connection) -> dict[str, Origin]:
     return {source: Origin(**said) for source, said in sorted(turns.setting_of(tx, _KEPT, {}).items())}
 
 
+def licences(tx: Connection) -> list[str]:
+    """The licences of all that samples are from, as far as it is said."""
+    there = counts(tx)
+    return sorted({said.licence for source, said in every(tx).items() if said.licence and source in there})
+
+
 def counts(tx: Connection) -> dict[str, int]:
     """Source to the number of samples that are from it, augmented copies left out."""
     query = sa.select(sample.c.source, sa.func.count()).where(sample.c.parent_id.is_(None)).group_by(sample.c.source)

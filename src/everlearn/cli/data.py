@@ -135,11 +135,13 @@ def collect(
     lines = [f"Collected {result.collected}, {result.duplicates} were there already, {result.refused} refused."]
     if result.suppressed:
         lines.append(f"{result.suppressed} were forgotten on request and were not taken in again.")
+    if result.cut:
+        lines.append(f"{result.cut} boxes reached over the edge by rounding and were cut there.")
     lines += [f"  {one.path}: {one.reason}" for one in result.rejected[:20]]
     if result.refused > 20:
         lines.append(f"  … and {result.refused - 20} more; --json lists them.")
     values = {"collected": result.collected, "duplicates": result.duplicates, "suppressed": result.suppressed,
-              "refused": result.refused, "rejected": rejected}  # fmt: skip
+              "cut": result.cut, "refused": result.refused, "rejected": rejected}  # fmt: skip
     return Answer(values, lines)
 
 

@@ -13,10 +13,11 @@ from everlearn.collect.folder import Names
 from everlearn.collect.options import SourceOptions
 from everlearn.errors import BadInput
 from everlearn.naming import clean_label, coarse, parse_name
-from everlearn.types import Box, Found, Refused
+from everlearn.types import Box, Found, LabelBy, Refused
 
 SLACK = 0.02
 """How far a box may reach over the image's edge, as a share of its side: such boxes come from rounding and are cut."""
+_ROUNDING = 1e-6
 MAX_ANNOTATION_BYTES = 2_000_000
 """Of an annotation file that describes one image or a data set's classes."""
 
@@ -32,6 +33,23 @@ def box(label: str, left: float, top: float, right: float, bottom: float) -> Box
     if right <= left or bottom <= top:
         raise BadInput(f"A box has no area: {_short(corners)} of its sides.", "")
     return Box(label, left, top, right - left, bottom - top)
+
+
+class Boxes(list[Box]):
+    """The boxes of one image as they are read. cut: how many of them reached over the edge."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cut = 0
+
+    def put(self, label: str, left: float, top: float, right: float, bottom: float) -> None:
+        """Raises BadInput, see `box`."""
+        self.append(box(label, left, top, right, bottom))
+        self.cut += min(left, top) < -_ROUNDING or max(right, bottom) > 1 + _ROUNDING
+
+    def on(self, found: Found, by: LabelBy, about: tuple[str, ...] | None = None) -> Found:
+        """The image with these boxes; where all are of one class, that is its label."""
+        return replace(found, boxes=tuple(self), cut=self.cut, about=about, label=only_class(self), label_by=by)
 
 
 def _short(values: Sequence[float]) -> str:

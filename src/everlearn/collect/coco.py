@@ -13,12 +13,11 @@ from typing import Any
 
 from everlearn.catalog.origins import Origin, together
 from everlearn.collect.annotations import (
-    box,
+    Boxes,
     class_name,
     declared,
     found_at,
     number,
-    only_class,
     said_of_origin,
     size_of,
     text_of,
@@ -26,7 +25,7 @@ from everlearn.collect.annotations import (
 from everlearn.collect.files import Entry, entry_at, is_there, refused, why
 from everlearn.collect.options import SourceOptions
 from everlearn.errors import BadInput
-from everlearn.types import Box, Found, Refused
+from everlearn.types import Found, Refused
 
 MAX_JSON_BYTES = 512 << 20
 """Of one annotation file; it is held in memory while its images are read (COCO 2017's largest has 450 MB)."""
@@ -109,8 +108,7 @@ class CocoSource:
         found = found_at(entry, self.options)
         if isinstance(found, Refused):
             return found
-        label = only_class(boxes)
-        return replace(found, boxes=tuple(boxes), label=label, label_by="coco")
+        return boxes.on(found, "coco")
 
     def _bases(self, file: Path) -> list[Path]:
         """Where an annotation file's images may lie; `instances_train2017.json` speaks of those in `train2017`."""
@@ -195,8 +193,8 @@ def _key(value: Any) -> str:
     return str(value)[:200] if isinstance(value, str | int | float) else "unknown"
 
 
-def _boxes(image: dict[str, Any], entry: Entry, names: dict[Any, str], objects: list[dict[str, Any]]) -> list[Box]:
-    boxes: list[Box] = []
+def _boxes(image: dict[str, Any], entry: Entry, names: dict[Any, str], objects: list[dict[str, Any]]) -> Boxes:
+    boxes = Boxes()
     size: tuple[float, float] | None = None
     for one in objects:
         if one.get("iscrowd") in (1, True):
@@ -207,7 +205,7 @@ def _boxes(image: dict[str, Any], entry: Entry, names: dict[Any, str], objects: 
         left, top, width, height = _corners(one)
         size = size or _size(image, entry)
         right, bottom = left + width, top + height
-        boxes.append(box(label, left / size[0], top / size[1], right / size[0], bottom / size[1]))
+        boxes.put(label, left / size[0], top / size[1], right / size[0], bottom / size[1])
     return boxes
 
 

@@ -10,17 +10,16 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from everlearn.collect.annotations import box, class_name, found_at, number, only_class, text_of
+from everlearn.collect.annotations import Boxes, class_name, found_at, number, text_of
 from everlearn.collect.coco import MAX_JSON_BYTES
 from everlearn.collect.files import IMAGE_ENDINGS, Entry, ending, entry_at, is_there, refused, walk, why
 from everlearn.collect.options import SourceOptions
 from everlearn.errors import BadInput
-from everlearn.types import Box, Found, Refused
+from everlearn.types import Found, Refused
 
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(.+)")
 """Label Studio puts eight digits before the name of an uploaded file."""
@@ -64,15 +63,15 @@ class LabelStudioSource:
                 raise BadInput("no task", "")
             entry = self._find(_image_of(task), file.parent)
             result = _result(task)
-            boxes = None if result is None else [one for region in result for one in _boxes(region)]
+            boxes = Boxes()
+            for region in result or []:
+                _draw(region, boxes)
         except BadInput as error:
             return refused(where, error.message)
         except OSError as error:
             return refused(where, why(error))
         found = found_at(entry, self.options)
-        if isinstance(found, Refused) or boxes is None:
-            return found
-        return replace(found, boxes=tuple(boxes), label=only_class(boxes), label_by="labelstudio")
+        return found if isinstance(found, Refused) or result is None else boxes.on(found, "labelstudio")
 
     def _find(self, said: str, beside: Path) -> Entry:
         """By the longest end of its path that is there, else by its name anywhere below. Raises BadInput, OSError."""
@@ -179,7 +178,7 @@ def _age(annotation: dict[str, Any]) -> tuple[str, str, float]:
     return (*(time if isinstance(time, str) else "" for time in times), own if isinstance(own, int) else -1)  # type: ignore[return-value]
 
 
-def _boxes(region: Any) -> list[Box]:
+def _draw(region: Any, boxes: Boxes) -> None:
     """A box for each label of a region; none where it is no shape. Raises BadInput."""
     value = region.get("value") if isinstance(region, dict) else None
     if not isinstance(value, dict):
@@ -188,7 +187,7 @@ def _boxes(region: Any) -> list[Box]:
     if kind is None:
         if "width" in value:
             raise BadInput("a rectangle without a label", "")
-        return []  # a choice, a text, a rating: of the image as a whole
+        return  # a choice, a text, a rating: of the image as a whole
     if kind not in _SHAPES:
         raise BadInput(f"{kind[:40]} are no boxes", "")
     if region.get("image_rotation"):
@@ -197,7 +196,8 @@ def _boxes(region: Any) -> list[Box]:
     if not isinstance(labels, list) or not labels:
         raise BadInput("a region without a label", "")
     corners = [share / 100 for share in _around(region, value)]
-    return [box(class_name(label), *corners) for label in labels]
+    for label in labels:
+        boxes.put(class_name(label), *corners)
 
 
 def _around(region: dict[str, Any], value: dict[str, Any]) -> Sequence[float]:

@@ -17,7 +17,7 @@ from everlearn.collect.mirror import MirrorSource, holds_data_set
 from everlearn.collect.options import LABELS_FROM, LabelsFrom, Source, SourceOptions
 from everlearn.collect.roboflow import SCHEME, RoboflowSource
 from everlearn.collect.rows import RowsSource
-from everlearn.collect.table import CsvSource, header, open_csv
+from everlearn.collect.table import MARK, CsvSource, header, open_csv
 from everlearn.collect.voc import VocSource
 from everlearn.collect.yolo import YAML_NAMES, YoloSource
 from everlearn.errors import BadInput, Missing
@@ -104,7 +104,7 @@ def detect(path: Path, options: SourceOptions) -> LabelsFrom:
         return "labelstudio"
     if path.is_file():
         return _BY_ENDING.get(ending(path.name)) or _by_pattern(options)
-    if is_there(path / "everlearn_export.json"):  # our own exports tell everything in their index.csv
+    if is_there(path / MARK):  # our own exports tell everything in their index.csv
         return "csv"
     if any(is_there(path / name) for name in YAML_NAMES) or _has(path / "labels", "txt"):
         return "yolo"

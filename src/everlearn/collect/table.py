@@ -17,13 +17,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from everlearn.collect.annotations import box, class_name, declared, found_at, number, only_class
-from everlearn.collect.files import entry_at, refused, why
+from everlearn.catalog.origins import Origin
+from everlearn.collect.annotations import Boxes, class_name, declared, found_at, number, said_of_origin, text_of
+from everlearn.collect.files import entry_at, is_there, refused, why
 from everlearn.collect.options import SourceOptions
 from everlearn.errors import BadInput
 from everlearn.naming import clean_label
-from everlearn.types import Box, Found, Refused
+from everlearn.types import Found, Refused
 
+MARK = "everlearn_export.json"
+"""Lies in every export of ours."""
 LONGEST_LINE = 1 << 20
 
 
@@ -37,6 +40,7 @@ class CsvSource:
         self.options = options
         self.path = find_csv(Path(path).absolute())
         self.root = str(self.path.parent)
+        self.origin = _origin(self.path.parent / MARK)
         with open_csv(self.path) as file:
             self.columns, self.delimiter = header(file, self.path)
         for column in ("path", "label"):
@@ -73,13 +77,11 @@ class CsvSource:
         found = found_at(entry, self.options)
         if isinstance(found, Refused):
             return found
-        label = label or (only_class(boxes) if boxes else None)
+        found = found if boxes is None else boxes.on(found, "csv", about)
         return replace(
             found,
-            label=label,
-            label_by="csv" if label is not None or boxes is not None else None,
-            boxes=boxes,
-            about=about,
+            label=label or found.label,
+            label_by="csv" if label is not None else found.label_by,
             camera=row.get("camera") or found.camera,
             group=row.get("group") or found.group,
             captured_at=when or found.captured_at,
@@ -87,15 +89,15 @@ class CsvSource:
         )
 
 
-def _boxes(text: str) -> tuple[Box, ...]:
+def _boxes(text: str) -> Boxes:
     """Raises BadInput."""
-    found = []
+    found = Boxes()
     for one in _list(text):
         if not isinstance(one, list) or len(one) != 5:
             raise BadInput("a box is [label, x, y, width, height]", "")
         x, y, width, height = (number(value) for value in one[1:])
-        found.append(box(class_name(one[0]), x, y, x + width, y + height))
-    return tuple(found)
+        found.put(class_name(one[0]), x, y, x + width, y + height)
+    return found
 
 
 def _list(text: str) -> list[Any]:
@@ -106,6 +108,18 @@ def _list(text: str) -> list[Any]:
     if not isinstance(said, list):
         raise BadInput(f"'{text[:40]}' is no list", "")
     return said
+
+
+def _origin(mark: Path) -> Origin:
+    """What an export of ours says of itself, with the licences of what it was made from."""
+    try:
+        said = json.loads(text_of(str(mark))) if is_there(mark) else {}
+        licences = {said_of_origin(one.get("licence")) for one in said.get("origins", [])}
+        version = said_of_origin(str(said.get("digest") or "")[:12])
+    except (BadInput, ValueError, AttributeError, TypeError, RecursionError):
+        return Origin()
+    licence = ", ".join(sorted(filter(None, licences))) or None
+    return Origin("Everlearn export" if version else None, version, licence)
 
 
 def find_csv(path: Path) -> Path:

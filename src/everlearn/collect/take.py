@@ -42,11 +42,13 @@ MOST_REFUSALS = 10_000
 
 @dataclass(slots=True)
 class Collected:
-    """collected: new samples; duplicates: content that was there already; suppressed: content that was forgotten."""
+    """collected: new samples; duplicates: content that was there already; suppressed: content that was forgotten; cut:
+    boxes of new samples that reached over the edge and were cut there."""
 
     collected: int = 0
     duplicates: int = 0
     suppressed: int = 0
+    cut: int = 0
     refused: int = 0
     rejected: list[Refused] = field(default_factory=list)
 
@@ -146,6 +148,7 @@ def _take(workspace: Workspace, name: str, read: Sequence[_Read], result: Collec
         faults.point("collect.before_commit")
     faults.point("collect.committed")
     result.collected += len(first)
+    result.cut += sum(one.found.cut for one in first.values())
     result.duplicates += len(again)
     return gone
 

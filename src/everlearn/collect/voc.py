@@ -6,7 +6,6 @@ http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.html
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Never
 from xml.etree.ElementTree import Element, TreeBuilder
@@ -14,18 +13,17 @@ from xml.parsers import expat
 
 from everlearn.collect.annotations import (
     MAX_ANNOTATION_BYTES,
-    box,
+    Boxes,
     class_name,
     found_at,
     number,
-    only_class,
     size_of,
     with_endings,
 )
 from everlearn.collect.files import IMAGE_ENDINGS, Entry, ending, entry_at, is_there, read_regular, refused, walk, why
 from everlearn.collect.options import SourceOptions
 from everlearn.errors import BadInput
-from everlearn.types import Box, Found, Refused
+from everlearn.types import Found, Refused
 
 _XML_FOLDERS = ("Annotations", "annotations")
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images")
@@ -73,8 +71,7 @@ class VocSource:
         found = found_at(image, self.options)
         if isinstance(found, Refused):
             return found
-        label = only_class(boxes)
-        return replace(found, boxes=tuple(boxes), label=label, label_by="voc")
+        return boxes.on(found, "voc")
 
     def _image_of(self, entry: Entry, tree: Element) -> Entry:
         """By the annotation's own name, which is the convention; else by the `filename` in it. Its `path` is of the
@@ -129,19 +126,19 @@ def _refuse_doctype(*declaration: object) -> Never:
     raise BadInput("an XML document type (DTD) is not read", "")
 
 
-def _boxes(tree: Element, image: Entry) -> list[Box]:
+def _boxes(tree: Element, image: Entry) -> Boxes:
     if tree.tag != "annotation":
         raise BadInput(f"<{tree.tag[:40]}> is no Pascal VOC annotation", "")
     objects = tree.findall("object")
     if not objects:
-        return []
+        return Boxes()
     width, height = _size(tree, image)
-    boxes = []
+    boxes = Boxes()
     for one in objects:
         corners = [one.findtext(f"bndbox/{name}") for name in ("xmin", "ymin", "xmax", "ymax")]
         left, top, right, bottom = (number(corner) for corner in corners)
         label = class_name(one.findtext("name"))
-        boxes.append(box(label, left / width, top / height, right / width, bottom / height))
+        boxes.put(label, left / width, top / height, right / width, bottom / height)
     return boxes
 
 

@@ -19,12 +19,11 @@ import yaml
 
 from everlearn.catalog.origins import Origin
 from everlearn.collect.annotations import (
-    box,
+    Boxes,
     class_name,
     declared,
     found_at,
     number,
-    only_class,
     said_of_origin,
     text_of,
     with_endings,
@@ -43,7 +42,7 @@ from everlearn.collect.files import (
 )
 from everlearn.collect.options import SourceOptions
 from everlearn.errors import BadInput
-from everlearn.types import Box, Found, Refused
+from everlearn.types import Found, Refused
 
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _NOT_LABELS = frozenset({"classes.txt", "obj.names", "readme.txt", "requirements.txt", "license.txt"})
@@ -112,23 +111,22 @@ class YoloSource:
         if isinstance(found, Refused):
             return found
         text = _sibling(entry.below, "images", "labels", "txt")
-        boxes = []
+        boxes = Boxes()
         try:
             there = entry_at(text, self.root)
             lines = text_of(there.target).splitlines() if there.size else []
             for count, line in enumerate(lines, 1):
                 if line.strip():
-                    boxes.append(self._line(line, count))
+                    self._line(line, count, boxes)
         except BadInput as error:
             return refused(entry.path, f"its annotation {text}: {error.message}")
         except FileNotFoundError:
             return found
         except OSError as error:
             return refused(entry.path, f"its annotation {text}: {why(error)}")
-        label = only_class(boxes)
-        return replace(found, boxes=tuple(boxes), about=self.about, label=label, label_by="yolo")
+        return boxes.on(found, "yolo", self.about)
 
-    def _line(self, line: str, count: int) -> Box:
+    def _line(self, line: str, count: int, boxes: Boxes) -> None:
         try:
             cells = [number(cell) for cell in line.split()]
             if len(cells) < 5:
@@ -136,11 +134,12 @@ class YoloSource:
             label = self._class(cells[0])
             if self.key_points or len(cells) in (5, 6):
                 x, y, width, height = cells[1:5]
-                return box(label, x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+                boxes.put(label, x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+                return
             if len(cells) % 2 == 0:
                 raise BadInput("a polygon with half a point", "")
             xs, ys = cells[1::2], cells[2::2]
-            return box(label, min(xs), min(ys), max(xs), max(ys))
+            boxes.put(label, min(xs), min(ys), max(xs), max(ys))
         except BadInput as error:
             raise BadInput(f"line {count}: {error.message}", "") from None
 

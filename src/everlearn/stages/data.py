@@ -137,6 +137,7 @@ def _add(total: Collected, came: Collected) -> None:
     total.collected += came.collected
     total.duplicates += came.duplicates
     total.suppressed += came.suppressed
+    total.cut += came.cut
     total.refused += came.refused
     total.rejected += came.rejected[: max(0, MOST_REFUSALS - len(total.rejected))]
 

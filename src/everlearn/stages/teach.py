@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from everlearn import faults, registry
-from everlearn.catalog import samples, snapshots, versions
+from everlearn.catalog import origins, samples, snapshots, versions
 from everlearn.catalog.tables import now
 from everlearn.dataset.build import build, current
 from everlearn.learn.live import Moved
@@ -107,6 +107,7 @@ def register(
         champion = versions.champion(tx)
         another = newest is not None and newest.backbone != answers.backbone
         name = versions.next_name(tx, major=another)
+        licences = origins.licences(tx)
     metrics = {
         "seconds": round(report.seconds, 3),
         "memory_bytes": _most_memory(),
@@ -139,6 +140,7 @@ def register(
         "samples": {"all": snapshot.samples} | dict(snapshot.splits),
         "memory_digest": report.memory_digest,
         "model_digest": report.model_digest,
+        **({"data_licences": licences} if licences else {}),
         **taught.card,
         "code_version": _code_version(),
     }
