@@ -281,6 +281,8 @@ class OnnxModel:
         facts = self._session.get_modelmeta().custom_metadata_map
         if facts.get(KEY + "format") != FORMAT:
             raise BadInput(f"{name} is not a model that Everlearn exported.", "Give a file that `models export` wrote.")
+        if facts.get(KEY + "task") == "detect":
+            raise BadInput(f"{name} is a detector: it finds boxes.", "Use it where the task is detect.")
         if self._session.get_outputs()[0].name not in self.outputs:
             remedy = "Answer there: everlearn -w WORKSPACE predict --model VERSION"
             raise BadInput(f"{name} gives features alone: its learner answers inside its workspace.", remedy)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from everlearn.errors import BadInput
 from everlearn.model.bundle import KEY, OnnxModel, read
 
 if TYPE_CHECKING:
@@ -37,19 +38,24 @@ def serving_of(source: Path | bytes) -> Serving:
     from everlearn.model.detecting.onnx import OnnxDetector, description_of, is_detector
 
     said = _metadata(source if isinstance(source, bytes) else read(source))
-    ours = KEY + "format" in said
-    if is_detector(said) or (not ours and description_of(source) is not None):
+    if said is None or (KEY + "format" in said and not is_detector(said)):
+        return OnnxModel(source)
+    if is_detector(said) or description_of(source) is not None:
         from everlearn.model.detecting.pipeline import beside, with_crops
 
         return with_crops(OnnxDetector(source), None if isinstance(source, bytes) else beside(source))
-    return OnnxModel(source)
+    there = "a description" if isinstance(source, bytes) else source.with_suffix(".yaml").name
+    raise BadInput(
+        f"{'The model' if isinstance(source, bytes) else source} is not a model that Everlearn exported.",
+        f"Give a file that `models export` wrote; of another detector say in {there} what its outputs mean.",
+    )
 
 
-def _metadata(data: bytes) -> Mapping[str, str]:
-    """{} where it is no model: whoever opens it says so."""
+def _metadata(data: bytes) -> Mapping[str, str] | None:
+    """None where it is no model: whoever opens it says so."""
     import onnx
 
     try:
         return {one.key: one.value for one in onnx.load_model_from_string(data).metadata_props}
     except Exception:  # protobuf's errors share no base class with others
-        return {}
+        return None

@@ -57,11 +57,11 @@ def named(workspace: Workspace, model: str | None) -> Named:
 def learned_here(workspace: Workspace, found: Named) -> bool:
     """Whether it was taught from a snapshot of this workspace."""
     from everlearn.catalog import snapshots
-    from everlearn.model.bundle import OnnxModel
+    from everlearn.model.serving import serving_of
 
     if found.file is None:
         return True
-    made_of = OnnxModel(found.file).card.get("snapshot")
+    made_of = serving_of(found.file).card.get("snapshot")
     with workspace.catalog.read() as tx:
         return made_of in {one.digest for one in snapshots.every(tx)}
 
@@ -75,9 +75,9 @@ def registered(workspace: Workspace, model: str | None) -> Version:
 
 
 def _at(workspace: Workspace, path: Path) -> Named:
-    from everlearn.model.bundle import OnnxModel
+    from everlearn.model.serving import serving_of
 
-    model = OnnxModel(path)
+    model = serving_of(path)
     card = model.card
     with workspace.catalog.read() as tx:
         known = {one.name: one for one in versions.every(tx) if not one.retired}.get(str(card.get("name")))
