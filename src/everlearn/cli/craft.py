@@ -207,6 +207,12 @@ def analyze(
     workspace = opened(context)
     if all_runs:
         return _runs(stages.listed(workspace))
+    if workspace.config.task == "detect":
+        from everlearn.stages.detecting import analysing
+
+        one = analysing.analyze(workspace, run)
+        drawn = [f"picture: {one.picture}"] if one.picture else []
+        return Answer(one.to_json(), [one.run.name, *table(one.rows(), list(one.head)), *one.lines(), *drawn])
     found = stages.analyze(workspace, run, context.obj)
     lines = [found.run.name, *table(found.rows(), found.head), *found.lines(), f"picture: {found.picture}"]
     return Answer(found.to_json(), lines)

@@ -278,7 +278,7 @@ def _score(result: Mapping[str, Any]) -> float | None:
     kept = result.get("kept") or 0
     if stages and 0 < kept <= len(stages):
         return stages[kept - 1].get("val_accuracy")
-    for name in ("accuracy", "mean", "best", "value", "difference"):
+    for name in ("accuracy", "map50", "mean", "best", "value", "difference"):
         if isinstance(result.get(name), int | float):
             return float(result[name])
     return None

@@ -158,7 +158,7 @@ def _when(evaluation: Mapping[str, Any]) -> str:
 
 
 def _score(result: Mapping[str, Any]) -> str:
-    for name in ("accuracy", "mae"):
+    for name in ("accuracy", "map50", "mae"):
         if result.get(name) is not None:
             return f"{name} {result[name]:.4g}"
     return "-"

@@ -388,7 +388,12 @@ def _sure(workspace: Workspace, progress: Progress) -> Sure | None:
 
 
 def augment(workspace: Workspace, progress: Progress, copies: int | None = None) -> AugmentReport:
-    """Write changed copies of the training images."""
+    """Write changed copies of the training images. Raises BadInput where they hold boxes."""
+    if workspace.config.task == "detect":
+        raise BadInput(
+            "Copies on disk would need boxes of their own; a detector's training alters its images as it goes.",
+            "Set it there: detect.options, such as mosaic=0.5, scale=0.3, fliplr=0; see train_batch*.jpg of a run.",
+        )
     from everlearn.augment.make import augment as make
 
     side = _side(workspace)

@@ -151,7 +151,11 @@ def register(
             "/card.json": json.dumps(card, ensure_ascii=False, indent=1, default=str).encode(),
             "/card.md": _card_text(card).encode(),
         }
-        return registry.register(workspace, name, files, facts, reason)
+        entered = registry.register(workspace, name, files, facts, reason)
+    if report.details.get("run"):
+        with workspace.catalog.write() as tx:
+            runs.note(tx, str(report.details["run"]), version=name)
+    return entered
 
 
 def _card_text(card: dict[str, Any]) -> str:
