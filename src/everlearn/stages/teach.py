@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from everlearn import faults, registry
-from everlearn.catalog import origins, samples, snapshots, versions
+from everlearn.catalog import origins, runs, samples, snapshots, versions
 from everlearn.catalog.tables import now
 from everlearn.dataset.build import build, current
 from everlearn.learn.live import Moved

@@ -174,10 +174,16 @@ def carried_out(
 
 
 def check(workspace: Workspace, changes: Mapping[str, Any]) -> None:
-    """Before a run begins: raises NotInstalled, and BadConfig for a setting that Ultralytics does not have."""
+    """Before a run begins: raises NotInstalled, BadConfig for a setting that Ultralytics does not have, and Missing for an
+    architecture or weights that are not there."""
     check_installed()
     from everlearn.model.detecting import yolo
 
+    spec = str(changes.get("spec") or spec_of(workspace))
+    if spec.endswith((".yaml", ".yml")):
+        yolo.architecture(spec, workspace.root)
+    elif not (workspace.root / spec).is_file():
+        raise Missing(f"There is no {spec}.", "Name an architecture, such as yolo11n.yaml, or a file of weights.")
     yolo.check_settings(_changes(workspace, changes)["settings"])
 
 
