@@ -19,7 +19,12 @@ def add_to(app: typer.Typer) -> None:
 def teach(
     context: Context,
     label: Annotated[
-        str, typer.Argument(metavar="LABEL", help="What the detector finds, a slash, and which: person/courier.")
+        str,
+        typer.Argument(
+            metavar="LABEL",
+            help="What the detector finds, a slash, and which: person/courier. The first part alone: strangers, once a "
+            "kind of it is known.",
+        ),
     ],
     images: Annotated[list[str], typer.Argument(metavar="IMAGE…", help="Images of it, or folders of them.")],
     whole: Annotated[bool, typer.Option("--whole", help="Each image is cut out already: it is the crop.")] = False,
@@ -38,6 +43,8 @@ def teach(
         lines.append(f"By what had not learned them, {unseen} of {asked} are recognised.")
     held = [one.path for one in found.examples if one.side == "test"]
     lines += [f"  {path}: its group is held out for testing, so it was not learned" for path in held]
-    lines += [f"  {one.path}: {one.reason}" for one in found.refused]
+    lines += [f"  {one.path}: {one.reason}" for one in found.refused[:20]]
+    if len(found.refused) > 20:
+        lines.append(f"  … and {len(found.refused) - 20} more; --json lists them.")
     lines.append(f"Next: everlearn evaluate --model {found.version.name}")
     return Answer(found.to_json(), lines)

@@ -129,7 +129,8 @@ def verify(workspace: Workspace, path: Path, progress: Progress, *, from_images:
     check("models", not kept, f"still in service: {', '.join(kept)}")
     _check_members(workspace, body, check)
     _check_files(workspace, check)
-    kinds = {learners.RIVER: _check_learner, learners.STAGED: _check_network}
+    kinds = {learners.RIVER: _check_learner, learners.STAGED: _check_network, learners.YOLO: _check_crops,
+             learners.ONNX: _check_crops}  # fmt: skip
     kinds.get(learners.kind(workspace), _check_memory)(workspace, body, progress, check, from_images)
     return found
 
@@ -195,6 +196,35 @@ def _check_memory(workspace: Workspace, body: Mapping[str, Any], progress: Progr
     if whole and body.get("memory_after") and body.get("basis") == _basis_of(live):
         same = live.rebuilt(progress, then).digest() if number != live.snapshot else digest
         check("digest", same == body["memory_after"], "the memory is not the certified one")
+
+
+def _check_crops(workspace: Workspace, body: Mapping[str, Any], progress: Progress, check: Any, again: bool) -> None:
+    """What tells crops apart holds those of what remains and no others, in every bit. What a trained detector has
+    learned cannot be taken out of it: it was trained again, or never saw them."""
+    from everlearn.stages.detecting import crops, sides
+
+    with workspace.catalog.read() as tx:
+        newest, taught = snapshots.latest(tx), versions.newest(tx)
+        members = list(snapshots.members(tx, newest.number)) if newest else []
+    try:
+        found = crops.stored(workspace)
+    except Corrupt as error:
+        check("memory", False, error.message)
+        return
+    learned = [one for one in members if one.split != "test" and one.parent is None]
+    wanted = crops.wanted(workspace, sides.labelled(workspace, learned))
+    for name, one in found.items():
+        _check_features(one.features, [], progress, check)
+        if again:
+            wrong = one.features.recomputed(sorted(one.held), progress)
+            check("features again", not wrong, f"{wrong} cached features of {name} are not those of their images")
+        same = one.held == wanted.get(name) and one.rebuilt(progress).digest() == one.memory.digest()
+        check(f"memory of {name}", same, "the sums are not those of the boxes that remain")
+    if taught is not None and newest is not None and taught.snapshot == newest.number:
+        same = taught.memory_digest == crops.digest(workspace)
+        check("model", same, f"{taught.name} was not made from these sums")
+    if newest is not None and newest.number == body.get("snapshot") and body.get("memory_after"):
+        check("digest", body["memory_after"] == crops.digest(workspace), "the memory is not the certified one")
 
 
 def _check_features(features: Features, members: Sequence[Member], progress: Progress, check: Any) -> None:

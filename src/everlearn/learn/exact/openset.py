@@ -256,9 +256,11 @@ def equal(known: NDArray[np.floating], impostors: NDArray[np.floating], confiden
         found = cut(genuine, strange, 0.5, confidence)
         return replace(found, asked=1.0)
     along = curve(genuine, strange)
-    apart = np.abs(along.false_reject - along.false_accept)
-    at = int(np.argmin(np.where(np.isfinite(along.thresholds), apart, np.inf)))
-    threshold = _rounded_up(float(along.thresholds[at]))
+    apart = np.abs(along.false_reject - along.false_accept)[1:]  # without -inf
+    best = 1 + np.flatnonzero(apart <= apart.min() + 1e-12)
+    above = along.thresholds[min(best[-1] + 1, len(along.thresholds) - 1)]
+    # where several do equally well, nearer to the known: strangers are harder than one of few classes is as an impostor
+    threshold = _rounded_up(float(0.25 * along.thresholds[best[0]] + 0.75 * above))
     accepted = len(strange) - int(np.searchsorted(strange, threshold, side="right"))
     left = len(strange) - accepted
     upper = float(betaincinv(accepted + 1, left, confidence)) if left else 1.0

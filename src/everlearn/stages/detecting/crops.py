@@ -48,10 +48,7 @@ class Solved:
     @property
     def digest(self) -> str:
         """SHA-256 of all that the memories hold."""
-        total = hashlib.sha256(b"everlearn crops 1\n")
-        for name in sorted(self.sums):
-            total.update(f"{name!r}\t{self.sums[name]}\n".encode())
-        return total.hexdigest()
+        return digest_of(self.sums)
 
     def classes(self, coarse: Sequence[str]) -> tuple[str, ...]:
         return (*coarse, *sorted(name for one in self.fitted.values() for name in one.head.classes))
@@ -73,6 +70,25 @@ class Solved:
         path = folder / CROPS.removeprefix("/")
         export_crops(self.basis, {name: one.head for name, one in self.fitted.items()}, path, card=card)
         return {CROPS: path}
+
+
+def digest_of(sums: Mapping[str, str]) -> str:
+    """SHA-256 over the digests of memories, by coarse class."""
+    total = hashlib.sha256(b"everlearn crops 1\n")
+    for name in sorted(sums):
+        total.update(f"{name!r}\t{sums[name]}\n".encode())
+    return total.hexdigest()
+
+
+def stored(workspace: Workspace) -> dict[str, CropMemory]:
+    """The memories that lie here, as they were saved. Raises Corrupt."""
+    return {name: CropMemory(workspace, basis(workspace), name, strict=True) for name in memories.names(workspace)}
+
+
+def digest(workspace: Workspace) -> str | None:
+    """Of what the memories hold that lie here; None where there are none. Raises Corrupt."""
+    found = stored(workspace)
+    return digest_of({name: one.memory.digest() for name, one in found.items()}) if found else None
 
 
 def _about(found: Fitted, held: Held) -> dict[str, Any]:
@@ -143,8 +159,8 @@ def solved(workspace: Workspace, found: Mapping[str, CropMemory], progress: Prog
     for name, one in fitted.items():
         if one.head.unknown is None:
             (only, *_) = one.head.classes
-            progress.say(f"Every {name} is answered {only}: there is no other {name} to tell it from. Label some that "
-                         f"are nobody special, or teach a second kind.")  # fmt: skip
+            progress.say(f"Every {name} is answered {only}: there is no other {name} to tell it from. Teach a second "
+                         f"kind, or strangers: everlearn teach {name} IMAGE…")  # fmt: skip
     return Solved(
         basis(workspace), fitted, {name: memory.held for name, memory in found.items()},
         {name: memory.memory.digest() for name, memory in found.items()},

@@ -21,6 +21,7 @@ from everlearn.collect.take import take
 from everlearn.dataset.build import build, side_of
 from everlearn.errors import BadInput, EverlearnError
 from everlearn.label import person
+from everlearn.learn import crops as memories
 from everlearn.learn.crops import left_out
 from everlearn.learn.live import Moved
 from everlearn.naming import clean_label, coarse
@@ -129,8 +130,9 @@ def teach(
 ) -> Lesson:  # fmt: skip
     """Teach what tells a class of crops apart from images of it, and register the version that knows it.
 
-    whole: each image is the crop. Raises BadInput for a label without two parts, a class that the detector does not
-    find, and where no image could be taught.
+    label: of two parts; or, once a kind of it is known, the coarse class alone: strangers, who are none of these.
+    whole: each image is the crop. Raises BadInput for another label, a class that the detector does not find, and where
+    no image could be taught.
     """
     began = time.monotonic()
     label = checked(workspace, label)
@@ -152,19 +154,22 @@ def teach(
 
 
 def checked(workspace: Workspace, label: str) -> str:
-    """The label as it is kept. Raises BadInput where it has no two parts, or the task is another."""
+    """The label as it is kept. Raises BadInput where it is not of two parts, nor a class of which a kind is known, or
+    the task is another."""
     if workspace.config.task != "detect":
         raise BadInput(
             f"teach is for task detect; this workspace is for {workspace.config.task}.",
             "Here a class is taught by its images: everlearn collect FOLDER --label NAME, then everlearn learn",
         )
     text = clean_label(label)
-    first, _, second = (part.strip() for part in text.partition("/"))
-    if not first or not second:
+    first, slash, second = (part.strip() for part in text.partition("/"))
+    if slash and first and second:
+        return f"{first}/{second}"
+    if slash or first not in memories.names(workspace):
         raise BadInput(
             f"The label {text!r} has no two parts.", "Write what the detector finds, a slash, and which: person/courier"
         )
-    return f"{first}/{second}"
+    return first
 
 
 def _frozen(workspace: Workspace) -> Frozen:
@@ -336,7 +341,7 @@ def _registered(
         members = [one for one in snapshots.members(tx, snapshot.number) if one.parent is None]
     learned = sides.labelled(workspace, [one for one in members if one.split != "test"])
     memory = crops.learned(workspace, learned, frozen.detector, progress)
-    if memory is None or label not in memory.classes(()):
+    if memory is None or (label != coarse(label) and label not in memory.classes(())):
         raise BadInput(
             f"All images of {label} stand on the test side, and nothing is learned from those.",
             "Teach others, or lower dataset.test.",
