@@ -50,8 +50,8 @@ def test_counts() -> None:
         (Box("cat", 0.5, 0.5, 0.6, 0.2), "outside"),
         (Box("cat", -0.01, 0.5, 0.2, 0.2), "outside"),
         (Box("cat", 0.5, 0.5, 0.0, 0.2), "no_area"),
-        (Box("cat", 0.0, 0.0, 0.001, 0.001), "size"),
-        (Box("cat", 0.0, 0.0, 1.0, 0.01), "aspect"),
+        (Box("cat", 0.1, 0.1, 0.001, 0.001), "size"),
+        (Box("cat", 0.1, 0.1, 0.8, 0.01), "aspect"),
     ],
 )
 def test_what_is_odd_is_named(box: Box, reason: str) -> None:
@@ -64,8 +64,16 @@ def test_what_varies_as_things_do_is_not_odd() -> None:
     assert examine(usual(1000)).odd == {}
 
 
+def test_what_the_edge_cuts_may_be_small_and_of_any_shape_but_not_too_large() -> None:
+    cut = [Drawn("f" * 32, (Box("cat", 0.0, 0.1, 0.001, 0.001), Box("cat", 0.0, 0.999, 0.9, 0.001)), 640, 480)]
+    same = [Drawn(f"{n:032x}", (Box("cat", 0.1, 0.1, 0.2, 0.2),), 100, 100) for n in range(50)]
+    assert examine([*same, *cut]).odd == {}
+    whole = Drawn("f" * 32, (Box("cat", 0.0, 0.0, 1.0, 1.0),), 100, 100)
+    assert examine([*same, whole]).odd == {whole.id: ["cat: size"]}
+
+
 def test_a_few_boxes_tell_nothing_of_what_is_usual() -> None:
-    wild = Drawn("f" * 32, (Box("cat", 0, 0, 1.0, 0.001),), 640, 480)
+    wild = Drawn("f" * 32, (Box("cat", 0.1, 0.1, 0.8, 0.001),), 640, 480)
     assert examine([*usual(ENOUGH - 2), wild]).odd == {}
     assert examine([*usual(ENOUGH * 4, "dog"), wild]).odd == {}
     assert list(examine([*usual(ENOUGH * 2), wild]).odd) == ["f" * 32]

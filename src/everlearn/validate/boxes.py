@@ -8,6 +8,7 @@ odd boxes; they are shown to a person. What counts as odd:
     duplicate   two of one class that overlap by an IoU of DUPLICATE
     size        its area is nothing like that of its class:   |z| > WILD
     aspect      its shape is nothing like that of its class:  |z| > WILD
+                (what the image's edge cuts is small and of any shape: there only too large is odd)
 
 Size and aspect are compared by robust z-scores of log area (as a share of the image) and of log aspect (in pixels):
 z = (v - median) / (1.4826 MAD), Iglewicz & Hoaglin, "How to detect and handle outliers", 1993. In a class of fewer than
@@ -36,8 +37,8 @@ REASONS = ("outside", "no_area", "duplicate", "size", "aspect")
 DUPLICATE = 0.9
 WILD = 6.0
 ENOUGH = 20
-LEAST_SPREAD = 0.1
-"""Of a logarithm: in a class of boxes that are all alike, one that is half as large again is not wild."""
+LEAST_SPREAD = 0.2
+"""Of a logarithm: in a class of boxes that are all alike, one of three times the area is not wild."""
 TINY = 4.0
 """Pixels of the shorter side."""
 _EDGE = 1e-6
@@ -175,11 +176,17 @@ def _unusual(drawn: Sequence[Drawn]) -> list[tuple[Drawn, Box, str]]:
     for members in of_class.values():
         if len(members) < ENOUGH:
             continue
-        area = np.array([math.log(box.width * box.height) for _, box in members])
-        aspect = np.array([math.log(box.width * one.width / (box.height * one.height)) for one, box in members])
-        for reason, values in (("size", area), ("aspect", aspect)):
-            odd += [(*members[row], reason) for row in np.flatnonzero(np.abs(robust_z(values)) > WILD)]
+        cut = np.array([_touches_edge(box) for _, box in members])
+        area = robust_z(np.array([math.log(box.width * box.height) for _, box in members]))
+        shape = [math.log(box.width * one.width / (box.height * one.height)) for one, box in members]
+        aspect = robust_z(np.array(shape))
+        wild = {"size": (area > WILD) | ((area < -WILD) & ~cut), "aspect": (np.abs(aspect) > WILD) & ~cut}
+        odd += [(*members[row], reason) for reason, rows in wild.items() for row in np.flatnonzero(rows)]
     return odd
+
+
+def _touches_edge(box: Box) -> bool:
+    return min(box.x, box.y, 1 - box.x - box.width, 1 - box.y - box.height) < _EDGE
 
 
 def robust_z(values: NDArray[np.float64]) -> NDArray[np.float64]:
