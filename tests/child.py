@@ -64,7 +64,8 @@ def _run(
     conditions: dict[str, Any],
 ) -> None:
     """fault: where to die; interrupt: where Ctrl-C is pressed; batch: images a transaction; file_limit: largest file in
-    bytes, as a full disk; powerless: without the rights of root over files."""
+    bytes, as a full disk; powerless: without the rights of root over files; environment: variables, because the server
+    that children are forked from has those of the test that started it."""
     from everlearn import faults
     from everlearn.cli.main import run
     from everlearn.collect import take
@@ -72,6 +73,7 @@ def _run(
 
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     take.BATCH = judge.BATCH = conditions.get("batch", 4)
+    os.environ.update(conditions.get("environment", {}))
     if fault := conditions.get("fault"):
         os.environ["EVERLEARN_FAULT"] = fault
     if place := conditions.get("interrupt"):

@@ -281,9 +281,10 @@ def test_no_secret_is_shown_or_kept(door: Door) -> None:
 def test_killed_and_run_again_nothing_is_fetched_twice(door: Door, tmp_path: Path, point: str) -> None:
     door.put(FILES)
     words = ("-w", door.root, "collect", door.url, "--labels-from", "folder", "--after", "move:done")
-    code, _ = child.everlearn(tmp_path, *words, fault=point)
-    assert code == child.KILLED
-    code, said = child.everlearn(tmp_path, *words)
+    environment = {**door.server.environment(), "AWS_ENDPOINT_URL": door.proxy.endpoint}
+    code, said = child.everlearn(tmp_path, *words, fault=point, environment=environment)
+    assert code == child.KILLED, said
+    code, said = child.everlearn(tmp_path, *words, environment=environment)
     assert code == 0, said
     assert door.proxy.gets() == dict.fromkeys((f"in/{key}" for key in FILES), 1)
     assert door.keys() == {f"done/{key}" for key in FILES}

@@ -25,11 +25,13 @@ def test_models_reports_and_the_snapshot_are_sent_once(
     source = write(tmp_path / "photos", good(each=8))
     assert run(workspace.root, "run", source, "--labels-from", "folder").code in (0, 1)
     with proxy(s3_server) as server:
-        for name, value in {**s3_server.environment(), "AWS_ENDPOINT_URL": server.endpoint}.items():
+        environment = {**s3_server.environment(), "AWS_ENDPOINT_URL": server.endpoint}
+        for name, value in environment.items():
             monkeypatch.setenv(name, value)
         url = s3_server.bucket(f"copies-{uuid.uuid4().hex[:8]}") + "/home"
-        code, _ = child.everlearn(tmp_path, "-w", workspace.root, "upload", url, fault="upload.sent:3")
-        assert code == child.KILLED
+        words = ("-w", workspace.root, "upload", url)
+        code, said = child.everlearn(tmp_path, *words, fault="upload.sent:3", environment=environment)
+        assert code == child.KILLED, said
         first = run(workspace.root, "upload", url).values
         assert first["sent"] and first["there"] >= 3
         again = run(workspace.root, "upload", url).values
