@@ -57,6 +57,7 @@ def test_a_detect_workspace_from_data_set_to_export(
     assert boxes["reasons"] == {"aspect": 8}
     assert list(boxes["odd"].values()) == [["circle: aspect"]] * 8
     assert said["scores"]["label_accuracy"] == pytest.approx(0.8)
+    assert set(said["gates"]) == {"quality", "label_accuracy"}  # a camera that stands still is neither diverse nor even
     assert said["culprits"]["label_accuracy"] == list(boxes["odd"])
     found = rows(ever)
     config = Workspace.open(ever.workspace).config
@@ -125,7 +126,10 @@ def test_frames_of_one_camera_stay_together_and_near_duplicates_do_not_cross_sid
     groups = [one.group_key for one in found.values() if one.captured_at and one.captured_at.day == 5]
     assert groups == ["cam0@2025-07-05T08:00"] * 6
     assert len({one.group_key for one in found.values()}) == 25
-    assert ever("validate")["quarantined"] == {"near_duplicate": 18}
+    (ever.workspace / "everlearn.yaml").write_text("task: detect\ngates: {diversity: 0.7}\n")
+    said = ever("validate")
+    assert said["quarantined"] == {"near_duplicate": 18}
+    assert set(said["gates"]) == {"quality", "label_accuracy", "diversity"}  # but where somebody asks for it
     kept = ever("dataset", "build")
     assert kept["samples"] == 12
     assert json.dumps(kept["boxes"]) == '{"circle": 6}'

@@ -47,6 +47,8 @@ LEAST_TAUGHT = 10
 """Examples to learn from that a class must have before labels of it, or in favour of it, are doubted."""
 PREVIEWED, ROWS = 2000, 8
 """Images that a preview chooses from, and how many it shows."""
+UNEVEN = ("diversity", "class_balance")
+"""Scores that are low where a camera stands still, and visitors are who they are."""
 NAMED = 20
 """Images named for each score that they pull down."""
 
@@ -226,9 +228,13 @@ def validate(workspace: Workspace, progress: Progress) -> Validated:
 
 
 def data_gates(workspace: Workspace, found: Mapping[str, float | None]) -> dict[str, gates.Gate]:
-    """The data gates that the configuration sets, on these scores. What cannot be scored stops nothing."""
+    """The data gates that the configuration sets, on these scores. What cannot be scored stops nothing. Where boxes are
+    learned the usual gates of `UNEVEN` do not hold, only those that a person sets: a camera that stands still shows one
+    place again and again, and more people pass than cats."""
     settings = workspace.config.gates
     targets = {name: getattr(settings, name) for name in gates.DATA_TARGETS if getattr(settings, name) is not None}
+    if workspace.config.task == "detect":
+        targets = {n: value for n, value in targets.items() if n not in UNEVEN or n in settings.model_fields_set}
     return gates.judge(found, targets, dict.fromkeys(targets, "there was nothing to score"))
 
 
