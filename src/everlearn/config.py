@@ -35,8 +35,8 @@ class Collect(Section):
 
     labels_from: Literal["auto", "folder", "filename", "csv", "none", "yolo", "coco", "voc", "labelstudio"] = Field(
         "auto",
-        description="Where labels come from when `collect` is not told otherwise. auto: YOLO, COCO, VOC, labels.csv, "
-        "or train and test folders of the same classes, where a source has them; else none.",
+        description="Where labels come from when `collect` is not told otherwise. auto: YOLO, COCO, VOC, Label Studio, "
+        "labels.csv, or train and test folders of the same classes, where a source has them; else none.",
     )
     pattern: str | None = Field(
         None, description="File-name pattern for labels_from: filename, such as '{label}.{n}.jpg'."
