@@ -10,13 +10,14 @@ from everlearn import faults, registry
 from everlearn.catalog import samples, scenes, turns, versions
 from everlearn.catalog.tables import now
 from everlearn.evaluate.detection.metrics import DetectionMetrics
+from everlearn.evaluate.detection.pictures import case_pictures
 from everlearn.evaluate.metrics import Metrics, RegressionMetrics
 from everlearn.evaluate.plots import shrunk
 from everlearn.evaluate.report import ROWS, DataScore, Report, render_html, render_json
 from everlearn.learn.features import images
 from everlearn.naming import escape, render_model_name
 from everlearn.stages.answering import Named
-from everlearn.stages.data import data_gates
+from everlearn.stages.validating import data_gates
 from everlearn.workspace import EVALUATIONS
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ def by_part(metrics: Metrics | RegressionMetrics | DetectionMetrics) -> dict[str
         "cameras": tabled(metrics.cameras),
     }
     if isinstance(metrics, DetectionMetrics):
+        errors = metrics.errors.to_json()
         found |= {"sizes": tabled(metrics.sizes), "boxes": metrics.boxes, "confidence": metrics.confidence}
+        found["errors"] = {name: value for name, value in errors.items() if name != "cases"}
     return found
 
 
@@ -96,8 +99,11 @@ def described(
         "licence": version.licence, "learner": version.learner, "head": card.get("head"),
         "code_version": version.code_version,
     }  # fmt: skip
-    shown = [one.id for one in getattr(metrics, "mistakes", ())][:ROWS]
+    shown = [] if isinstance(metrics, DetectionMetrics) else [one.id for one in metrics.mistakes][:ROWS]
     shown += [id for score in data for id, _ in score.worst]
+    pixels = _pixels(workspace, shown)
+    if isinstance(metrics, DetectionMetrics):
+        pixels |= case_pictures(metrics.mistakes, lambda id: images(workspace, [id])[0])
     return Report(
         model=chosen.name,
         task=workspace.config.task,
@@ -106,7 +112,7 @@ def described(
         data=data,
         data_gates=data_gates,
         lineage=lineage,
-        pixels=_pixels(workspace, shown),
+        pixels=pixels,
     )
 
 

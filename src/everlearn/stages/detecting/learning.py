@@ -174,8 +174,8 @@ def carried_out(
 
 
 def check(workspace: Workspace, changes: Mapping[str, Any]) -> None:
-    """Before a run begins: raises NotInstalled, BadConfig for a setting that Ultralytics does not have, and Missing for an
-    architecture or weights that are not there."""
+    """Before a run begins: raises NotInstalled, BadConfig for a setting that Ultralytics does not have, and Missing for
+    an architecture or weights that are not there."""
     check_installed()
     from everlearn.model.detecting import yolo
 

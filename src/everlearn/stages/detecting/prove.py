@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from everlearn.catalog import answers, samples, scenes, versions
 from everlearn.catalog.labels import PEOPLE
 from everlearn.evaluate.detection import Seen, compare_detection, detection
+from everlearn.evaluate.detection.metrics import average_precisions
 from everlearn.naming import coarse
 from everlearn.stages.detecting import sides
 from everlearn.stages.detecting.answering import detector_of, found_on, opened
@@ -37,16 +38,22 @@ def outcome(
     own = detector_of(workspace, chosen)
     card = card_of(workspace, chosen, own)
     seen = tested(workspace, own, test, progress, None if chosen.file else chosen.version)
-    classes = classes_of(seen)
-    metrics = detection(seen, classes, confidence=card.get("thresholds"))
+    thresholds = card.get("thresholds") or {}
+    metrics = detection(seen, asked_of(own, seen), confidence=thresholds or None)
     comparison = None
     if rival is not None:
         other = tested(workspace, detector_of(workspace, rival), test, progress, rival)
         comparison = compared(workspace, other, seen, looks(workspace, chosen))
     history, names = ([], []) if chosen.file else _history(workspace, chosen.version, own, test, metrics, progress)
-    cases = _cases(workspace, own, card.get("thresholds") or {}, progress)
+    cases = _cases(workspace, own, thresholds, progress)
     counts = {one.name: one.boxes for one in metrics.classes}
     return Outcome(metrics, comparison, cases, history, names, counts, card)
+
+
+def asked_of(detector: Detector, seen: Sequence[Seen]) -> list[str]:
+    """The classes of the truth, and what the detector finds besides: ghosts of a class that nowhere is are ghosts."""
+    found = {box.label for one in seen for box in one.found}
+    return sorted({*classes_of(seen), *(name for name in detector.classes if name in found)})
 
 
 def classes_of(*several: Sequence[Seen]) -> list[str]:
@@ -105,7 +112,8 @@ def _history(
         if detector is None:
             continue
         seen = tested(workspace, detector, test, progress, one)
-        history.append(_by_class(detection(seen, classes_of(seen)), detector))
+        known = average_precisions(seen, classes_of(seen))
+        history.append({name: value for name, value in known.items() if name in detector.classes})
         names.append(one.name)
     return [*history, _by_class(metrics, own)], [*names, version.name]
 
