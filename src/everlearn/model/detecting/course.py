@@ -64,6 +64,7 @@ class Course(DetectionTrainer):  # type: ignore[misc]
         self.stopped: Stopped = "epochs"
         self.seconds, self._closed = 0.0, False
         self.accumulate = 1
+        self.decisive = job.decisive
         super().__init__(overrides=dict(overrides))
         self.model = student.network
 
@@ -124,7 +125,6 @@ class Course(DetectionTrainer):  # type: ignore[misc]
 
     def _learn(self, steps: int, warm: int, most: int) -> bool:
         """One pass over the training images; False where the loss is no number any more. most: batches in a step."""
-        self.model.train()
         self._model_train()
         self.tloss: dict[str, Tensor] = {}
         pending = 0
@@ -243,7 +243,7 @@ class Course(DetectionTrainer):  # type: ignore[misc]
         """Whole or not at all."""
         scaler = self.scaler.state_dict()
         state = {
-            "format": FORMAT, "job": json.dumps(self.job.decisive, sort_keys=True), "data": self.digest,
+            "format": FORMAT, "job": json.dumps(self.decisive, sort_keys=True), "data": self.digest,
             "epoch": self.epoch + 1, "network": _copied(self.model.state_dict()),
             "ema": _copied(self.ema.ema.state_dict()), "updates": self.ema.updates,
             "optimizer": self.optimizer.state_dict(), "scaler": scaler,
@@ -260,7 +260,7 @@ class Course(DetectionTrainer):  # type: ignore[misc]
         """Raises BadInput where it is another training's."""
         if state.get("format") != FORMAT:
             raise BadInput(f"{self.wdir / RESUME} is no training of ours.", "Train into another folder.")
-        before, now = json.loads(state["job"]), json.loads(json.dumps(self.job.decisive))
+        before, now = json.loads(state["job"]), json.loads(json.dumps(self.decisive))
         changed = [f"{key}: {before.get(key)}, now {now[key]}" for key in now if before.get(key) != now[key]]
         if state["data"] != self.digest:
             changed.append("other images or boxes")
@@ -333,7 +333,7 @@ class Course(DetectionTrainer):  # type: ignore[misc]
             self.best, self.last, int(best.facts["epoch"]), map50, map50_95, precision, recall, per_class,
             tuple(self.history), self.stopped, self.seconds,
         )  # fmt: skip
-        result = {**self.result.to_json(), "job": self.job.decisive, "data": self.digest}
+        result = {**self.result.to_json(), "job": self.decisive, "data": self.digest}
         write_whole(self.save_dir / RESULT, json.dumps(result, ensure_ascii=False).encode())
         (self.wdir / RESUME).unlink(missing_ok=True)
 

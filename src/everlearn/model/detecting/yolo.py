@@ -28,7 +28,7 @@ import yaml
 from torch import Tensor, nn
 
 from everlearn.errors import BadConfig, BadInput, Missing
-from everlearn.model.detecting import quiet, weights
+from everlearn.model.detecting import labels, quiet, weights
 from everlearn.model.detecting.detector import LEAST, OVERLAP
 from everlearn.model.detecting.outputs import Outputs
 from everlearn.model.detecting.placing import Placed, checked, letterbox
@@ -284,16 +284,25 @@ def defaults() -> dict[str, Any]:
     return {**{name: DEFAULT_CFG_DICT[name] for name in sorted(_OPEN) if name in DEFAULT_CFG_DICT}, **own}
 
 
+_FEW = 3000
+"""Steps below which a training is short: Ultralytics' strong augmentation is made for ten times as many."""
+
+
 def overrides(job: DetectionJob) -> dict[str, Any]:
-    """A job as Ultralytics' settings. Each batch is a step, unless the job sets `nbs`; mosaics end with the last
-    tenth of the epochs. Raises BadConfig."""
+    """A job as Ultralytics' settings. Where it does not say: each batch is a step (`nbs`), biases begin at no higher
+    rate under Adam; a short training has no mosaics and changes sizes by a fifth only, a longer one has mosaics until
+    the last tenth of its epochs. Raises BadConfig, and as `labels.read_data`."""
     check_settings(job.settings)
     folder = Path(job.folder).resolve()
-    bias = 0.0 if "adam" in job.optimizer.lower() else DEFAULT_CFG_DICT["warmup_bias_lr"]  # 0.1, which is for SGD
-    own = {"nbs": job.batch, "close_mosaic": max(1, job.epochs // 10), "warmup_bias_lr": bias, **job.settings}
+    images = len(labels.images_in(labels.read_data(Path(job.data), job.classes).train))
+    own: dict[str, Any] = {"nbs": job.batch, "close_mosaic": max(1, job.epochs // 10)}
+    if "adam" in job.optimizer.lower():
+        own["warmup_bias_lr"] = 0.0  # Ultralytics' 0.1 is meant for SGD
+    if images * job.epochs < _FEW * job.batch:
+        own |= {"mosaic": 0.0, "scale": 0.2}
     return {
-        **own, "amp": False, "task": "detect", "mode": "train", "model": SPEC, "data": job.data, "imgsz": job.size,
-        "epochs": job.epochs, "batch": job.batch, "patience": job.patience, "seed": job.seed,
+        **own, **job.settings, "amp": False, "task": "detect", "mode": "train", "model": SPEC, "data": job.data,
+        "imgsz": job.size, "epochs": job.epochs, "batch": job.batch, "patience": job.patience, "seed": job.seed,
         "optimizer": job.optimizer, "lr0": job.lr0, "workers": job.workers, "device": job.device or None,
         "plots": job.plots, "project": str(folder.parent), "name": folder.name, "exist_ok": True, "verbose": False,
     }  # fmt: skip
