@@ -1,7 +1,9 @@
-"""Make docs/pictures/ from the product itself: what the demo prints, as SVG, and its report, by headless chromium.
+"""Make docs/pictures/ from the product itself: what the demo prints, as SVG, its report and the review page, by headless
+chromium.
 
-Nothing is drawn by hand: the demo is played into a temporary folder. Needs `chromium` on the path; run it where the
-demo's words or the report's looks have changed.
+Nothing is drawn by hand: the demo is played into a temporary folder, the review is on made-up scenes. Needs `chromium`
+on the path and playwright; run it where the demo's words or the looks of report or page have changed. With the argument
+`review` only the review page is taken.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from xml.sax.saxutils import escape
 from everlearn import demo
 from everlearn.cli.console import Console
 
-TARGET = Path(__file__).resolve().parent.parent / "docs" / "pictures"
+ROOT = Path(__file__).resolve().parent.parent
+TARGET = ROOT / "docs" / "pictures"
+sys.path.insert(0, str(ROOT))  # the made-up scenes are those of the tests
 CHROMIUM = [
     "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -36,12 +40,17 @@ def main() -> int:
         print("chromium is not installed.", file=sys.stderr)
         return 2
     TARGET.mkdir(parents=True, exist_ok=True)
+    if sys.argv[1:] == ["review"]:
+        with tempfile.TemporaryDirectory() as folder:
+            review(Path(folder) / "review", TARGET / "review.png")
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         reports: list[Path] = []
         said = _play(Path(folder) / "demo", reports)
         (TARGET / "demo.svg").write_text(terminal("$ make demo\n" + said.strip()), "utf-8")
         for page, name in zip(reports, ("report.png", "report.ko.png"), strict=True):
             _shoot(page, TARGET / name, folder)
+        review(Path(folder) / "review", TARGET / "review.png")
     return 0
 
 
@@ -85,6 +94,30 @@ def terminal(text: str) -> str:
 def _shoot(page: Path, out: Path, folder: str) -> None:
     command = [*CHROMIUM, f"--user-data-dir={folder}/profile", "--window-size=900,1120", f"--screenshot={out}"]
     subprocess.run([*command, page.as_uri()], check=True, capture_output=True, timeout=120)
+    _shrink(out)
+
+
+def review(folder: Path, out: Path) -> None:
+    """The review page, with one of its boxes selected."""
+    from playwright.sync_api import sync_playwright
+
+    from tests.serve import desk
+
+    workspace, _ = desk.desk(folder, 60, side=480, kinds=("circle", "star", "ring", "cross"))
+    with desk.serving(workspace) as url, sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM[2:-1])
+        page = browser.new_page(viewport={"width": 1180, "height": 740}, color_scheme="dark", device_scale_factor=1.5)
+        page.goto(f"{url}/sign-in#token={desk.token(workspace)}")
+        page.wait_for_selector("#main[data-sample]")
+        while page.locator(".box").count() < 3:
+            before = page.get_attribute("#main", "data-sample")
+            page.keyboard.press("Enter")
+            page.wait_for_function("old => document.getElementById('main').dataset.sample !== old", arg=before)
+        page.keyboard.press("Tab")
+        page.keyboard.press("Shift+ArrowRight")
+        page.keyboard.press("Shift+ArrowLeft")
+        page.screenshot(path=out)
+        browser.close()
     _shrink(out)
 
 

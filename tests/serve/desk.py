@@ -21,21 +21,21 @@ from everlearn.serve import run
 from everlearn.serve.app import app
 from everlearn.types import Box
 from everlearn.workspace import VALIDATED, Workspace
-from tests.scenes import scene
+from tests.scenes import SHAPES, scene
 
 WHEN = datetime(2025, 7, 4, 13, 30)
 
 
 def desk(
     root: Path, number: int, task: str = "detect", *, side: int = 48, proposed: bool = True,
-    suggested: Sequence[str] = (), **settings: Any,
+    suggested: Sequence[str] = (), kinds: Sequence[str] = SHAPES[:2], **settings: Any,
 ) -> tuple[Workspace, list[str]]:  # fmt: skip
     """The workspace, and the images that wait in the order in which they are given. proposed: with boxes; suggested:
     labels that are held now, by turns."""
     workspace = Workspace.create(root, config.check({"task": task, **settings}, root / "everlearn.yaml"))
     rows, boxes, words = [], {}, []
     for n in range(number):
-        image, found = scene(n, side=side)
+        image, found = scene(n, kinds, side)
         data = encode_png(image)
         id = samples.id_of(data)
         key = f"{VALIDATED}/unlabelled_{n}.png"

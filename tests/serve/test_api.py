@@ -163,15 +163,14 @@ def test_headers_of_everything(client: TestClient, mina: Person, made: tuple[Wor
     assert "script-src 'self'" in policy
 
 
-@pytest.mark.parametrize("path", [
-    "/static/../review.html", "/static/%2e%2e/review.html", "/static/..%2f..%2fapp.py", "/static//etc/passwd",
-    f"{REVIEW}/..%2f..%2f..%2fetc%2fpasswd/image", f"{REVIEW}/{'0' * 31}/image", f"{REVIEW}/{'G' * 32}/image",
-    f"{REVIEW}/{'0' * 32}/image", f"{REVIEW}/{'0' * 33}/image",
-])  # fmt: skip
-def test_no_way_out(mina: Person, path: str) -> None:
-    answer = mina.client.get(path, headers=mina.headers)
-    assert answer.status_code in (404, 422), answer.text
-    assert set(answer.json()) == {"error"}
+def test_no_way_out(mina: Person) -> None:
+    up = "..%2f..%2f..%2fetc%2fpasswd"
+    pages = ["../review.html", "%2e%2e/review.html", "..%2f..%2fapp.py", "/etc/passwd"]
+    ids = [up, "0" * 31, "G" * 32, "0" * 32, "0" * 33]
+    for path in [*(f"/static/{one}" for one in pages), *(f"{REVIEW}/{one}/image" for one in ids)]:
+        answer = mina.client.get(path, headers=mina.headers)
+        assert answer.status_code in (404, 422), path
+        assert set(answer.json()) == {"error"}
 
 
 def test_bodies_have_an_end(mina: Person) -> None:

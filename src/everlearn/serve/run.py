@@ -41,12 +41,14 @@ def bound(host: str, port: int) -> socket.socket:
         return socket.create_server((name, port), family=family, backlog=BACKLOG)
     except OSError as error:
         remedy = "Choose another: --port 0 takes a free one." if port else "Choose another --host."
-        raise BadInput(f"{host}:{port} cannot be listened at: {error.strerror or error}.", remedy) from None
+        why = error.strerror if isinstance(error, socket.gaierror) or not error.errno else os.strerror(error.errno)
+        raise BadInput(f"{host}:{port} cannot be listened at: {why}.", remedy) from None
 
 
 def address(listening: socket.socket, host: str) -> str:
     """The URL that a browser opens."""
-    name = f"[{host.strip('[]')}]" if ":" in host else host
+    bare = host.strip("[]")
+    name = socket.gethostname() if bare in ("0.0.0.0", "::") else f"[{bare}]" if ":" in bare else bare  # noqa: S104
     return f"http://{name}:{listening.getsockname()[1]}"
 
 
