@@ -121,7 +121,10 @@ def test_csv_that_cannot_be(tmp_path: Path) -> None:
 
 @pytest.fixture
 def yolo(tmp_path: Path) -> Path:
-    write(tmp_path / "data.yaml", "path: /somewhere/else\ntrain: ../images/train\nval: images/val\nnames:\n  0: cat\n  1: 강아지\n")
+    write(
+        tmp_path / "data.yaml",
+        "path: /somewhere/else\ntrain: ../images/train\nval: images/val\nnames:\n  0: cat\n  1: 강아지\n",
+    )
     picture(tmp_path / "images" / "train" / "a.png")
     write(tmp_path / "labels" / "train" / "a.txt", "0 0.5 0.5 0.2 0.4\n\n0 0.1 0.1 0.1 0.1 0.9\n")
     picture(tmp_path / "images" / "val" / "two.png")

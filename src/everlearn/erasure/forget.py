@@ -28,7 +28,7 @@ from everlearn.errors import BadInput, Corrupt, Missing, StoreFault, TooFew
 from everlearn.files import change
 from everlearn.learn import crops
 from everlearn.naming import clean_label, denial
-from everlearn.stages import arrays, care, continual, data, learners, prove, standing, teach, traces
+from everlearn.stages import arrays, care, continual, learners, prove, standing, teach, traces, validating
 from everlearn.stages.detecting import crops as detecting
 from everlearn.stages.detecting import kept
 from everlearn.stages.reporting import OF_FILES
@@ -219,10 +219,10 @@ def _withdraw(workspace: Workspace, ids: Sequence[SampleId], knowing: Sequence[s
             labels.settle(tx, automatic)
             changed.refile(automatic)
             notes.append(f"{len(automatic)} automatic labels by models that knew them were taken back")
-    again = data.decide_duplicates(workspace, without=set(ids))
+    again = validating.decide_duplicates(workspace, without=set(ids))
     if again:
         notes.append(f"{again} near duplicates were decided again")
-    data.decide_suspects(workspace, progress)
+    validating.decide_suspects(workspace, progress)
     progress.say(f"Withdrew {len(ids)} samples.")
     return notes
 

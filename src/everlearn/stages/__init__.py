@@ -1,6 +1,6 @@
 """The stages of the wheel, each given what it needs of the others: the rooms do not know each other, this floor does.
 
-`data`: collect, validate, label, augment. `teach`: learning; `learners`: what
+`data`: collect, label, augment. `validating`: judging and scoring. `teach`: learning; `learners`: what
 can learn; `standing`: the basis and the live memory. `answering`: which model is meant, and what
 it answers. `prove`: evaluation; `comparing`: which model is better. `predicting`: answers. `extracting`: features for
 other programs. `summing`: sums over more images than a workspace should hold.
@@ -23,9 +23,10 @@ import importlib
 from typing import Any
 
 _ROOMS = {
-    "collect": "data", "gather": "data", "validate": "data", "label": "data", "augment": "data", "preview": "data",
+    "collect": "data", "gather": "data", "validate": "validating", "label": "data", "augment": "data",
+    "preview": "data",
     "anything_new": "teach", "nothing_new": "teach", "basis": "standing", "learn": "teach",
-    "evaluate": "prove", "registered": "answering", "Evaluated": "prove", "Validated": "data",
+    "evaluate": "prove", "registered": "answering", "Evaluated": "prove", "Validated": "validating",
     "compare": "comparing", "compare_all": "comparing", "compare_ways": "crossvalidating",
     "crossval": "crossvalidating", "curve": "crossvalidating", "checklist": "checking",
     "analyze": "analysing", "listed": "analysing",

@@ -92,9 +92,9 @@ def _opened(workspace: Workspace | str | Path | None, images: str | Path | None,
     else:
         found = Workspace.open(workspace)
     if images is not None:
-        from everlearn.stages import data
+        from everlearn.stages import data, validating
 
         with found.lock():
             data.collect(found, [str(images)], progress, labels_from="folder")
-            data.validate(found, progress)
+            validating.validate(found, progress)
     return found
