@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from everlearn.workspace import Workspace
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-CLASSES = ("circle", "square")
 TARGET, NOISE = 0.95, 0.2
 
 
@@ -40,11 +39,14 @@ def main() -> None:
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--audit", type=float, default=0.1)
-    parser.add_argument("--weights", type=Path, help="of a detector of circles and squares, instead of training one")
+    parser.add_argument("--classes", default="circle,square", help="what is drawn: the first so many of tests.scenes")
+    parser.add_argument("--weights", type=Path, help="of a detector of these classes, instead of training one")
     given = parser.parse_args()
+    given.classes = given.classes.split(",")
     os.environ["OMP_NUM_THREADS"] = str(given.threads)
     begun = time.perf_counter()
-    _promise(given.repeat)
+    if given.repeat:
+        _promise(given.repeat)
     with tempfile.TemporaryDirectory() as folder:
         _turns(given, Path(folder))
     print(f"\n{(time.perf_counter() - begun) / 60:.1f} minutes ({time.process_time() / 60:.1f} of the processors)")
@@ -108,7 +110,7 @@ def _turns(given: argparse.Namespace, root: Path) -> None:
     truth: dict[str, tuple[Box, ...]] = {}
     for turn in range(given.turns):
         first, folder = 20_000 + turn * given.new, root / f"in{turn}"
-        for name, boxes in write(folder, given.new, CLASSES, given.side, first=first, labels=()):
+        for name, boxes in write(folder, given.new, given.classes, given.side, first=first, labels=()):
             truth[id_of((folder / "images" / name).read_bytes())] = boxes
         stages.collect(workspace, [str(folder / "images")], SILENT)
         stages.validate(workspace, SILENT)
@@ -123,7 +125,7 @@ def _turns(given: argparse.Namespace, root: Path) -> None:
         ]  # fmt: skip
         shares = f"{right / boxes:11.3f}{1 - right / things:8.3f}" if boxes and things else f"{'-':>11s}{'-':>8s}"
         print(f"{turn + 1:4d}{done.share or 0:8.1%}{len(fresh):8d}{boxes:7d}{shares}   {', '.join(bounds)}", flush=True)
-        _answer(workspace, truth)
+        _answer(workspace, truth, given.classes)
 
 
 def _trained(given: argparse.Namespace, root: Path) -> Path:
@@ -131,14 +133,14 @@ def _trained(given: argparse.Namespace, root: Path) -> Path:
     from everlearn.model.detecting.training import DetectionJob
     from tests.scenes import write
 
-    write(root / "taught", given.taught, CLASSES, given.side)
-    write(root / "chosen", given.taught // 4, CLASSES, given.side, first=10_000)
+    write(root / "taught", given.taught, given.classes, given.side)
+    write(root / "chosen", given.taught // 4, given.classes, given.side, first=10_000)
     data = root / "data.yaml"
     sides = {"train": [f"{root}/taught/images"], "val": [f"{root}/chosen/images"]}
-    data.write_text(json.dumps({"names": list(CLASSES), **sides}))
+    data.write_text(json.dumps({"names": given.classes, **sides}))
     job = DetectionJob(
-        "yolo11n.yaml", CLASSES, str(data), str(root / "run"), size=given.side, epochs=given.epochs, batch=8,
-        patience=0, seed=given.seed, plots=False,
+        "yolo11n.yaml", tuple(given.classes), str(data), str(root / "run"), size=given.side, epochs=given.epochs,
+        batch=8, patience=0, seed=given.seed, plots=False,
     )  # fmt: skip
     return yolo.train(job).best
 
@@ -170,13 +172,13 @@ def _score(said: dict[str, Scene], truth: dict[str, tuple[Box, ...]]) -> tuple[i
     return boxes, right, things
 
 
-def _answer(workspace: Workspace, truth: dict[str, tuple[Box, ...]]) -> None:
+def _answer(workspace: Workspace, truth: dict[str, tuple[Box, ...]], classes: list[str]) -> None:
     """A person answers all that waits."""
     from everlearn.label import person
     from everlearn.types import Scene
 
     for one in person.waiting(workspace, 1_000_000):
-        person.draw(workspace, one.id, Scene(truth[one.id], CLASSES), "truth")
+        person.draw(workspace, one.id, Scene(truth[one.id], tuple(classes)), "truth")
 
 
 if __name__ == "__main__":
