@@ -18,7 +18,7 @@ from everlearn.errors import BadInput
 from everlearn.learn.estimators import learned as learned_module
 from everlearn.learn.estimators.encode import BadArray
 from everlearn.learn.exact import openset
-from everlearn.learn.exact.openset import SHRINKAGE, curve, cut, distance, separation
+from everlearn.learn.exact.openset import SHRINKAGE, curve, cut, distance, equal, separation
 
 SCORES = st.lists(st.integers(-5, 5).map(float), min_size=0, max_size=30)
 
@@ -85,6 +85,24 @@ def by_definition(x, y, classes, origin, covariance):
     root = np.linalg.cholesky(np.linalg.inv(covariance))
     rows, columns = (x - origin) @ root, means @ root
     return rows @ columns.T / np.linalg.norm(rows, axis=1)[:, None] / np.linalg.norm(columns, axis=1)
+
+
+def test_equal_errors_where_they_are_small_else_few_of_the_known_are_refused():
+    rng = np.random.default_rng(0)
+    known, strange = rng.normal(1, 0.5, 400), rng.normal(-1, 0.5, 900)  # 2.3 % of either beyond the middle
+    found = equal(known, strange)
+    assert found.threshold == pytest.approx(0, abs=0.06)
+    assert found.false_reject == pytest.approx(found.false_accept, abs=0.01) and found.false_accept < 0.04
+    assert found.promised == pytest.approx(beta.ppf(0.95, found.impostors * found.false_accept + 1, found.impostors
+                                                    * (1 - found.false_accept)))  # fmt: skip
+    apart = equal(np.array([0.8, 0.9, 1.0]), np.array([-0.2, 0.0]))
+    assert (apart.false_accept, apart.false_reject, apart.kept) == (0.0, 0.0, True)
+    assert apart.threshold == pytest.approx(0.6, abs=1e-3)  # in the gap, nearer to the known
+    hard = equal(rng.normal(0, 0.5, 200), rng.normal(0, 0.5, 200))
+    assert hard.false_reject <= 0.1 and hard.false_accept > 0.8
+    alone = equal(np.array([0.5]), np.empty(0))
+    assert alone.threshold == -np.inf and alone.kept and alone.promised == 1.0
+    assert equal(np.empty(0), np.array([0.5])).threshold == 0.5  # where nobody is known, all impostors are refused
 
 
 def test_the_distance_is_an_angle_where_classes_are_round():

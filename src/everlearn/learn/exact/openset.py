@@ -42,6 +42,7 @@ SHRINKAGE = 0.3
 """Added to the covariance, as a share of its mean variance."""
 _DENSE = 512  # up to so many dimensions all eigenvectors are computed
 _TURNS = 4  # of subspace iteration beyond that
+_REFUSED, _BELOW = 0.1, 1e-3  # share of the known that `equal` refuses at most; room below the lowest that it accepts
 _DIGITS = 5  # of a threshold: the last bits of a score differ between machines
 
 
@@ -247,8 +248,9 @@ def cut(
 
 def equal(known: NDArray[np.floating], impostors: NDArray[np.floating], confidence: float = CONFIDENCE) -> Cut:
     """The threshold at which as large a share of the known is refused as of the impostors accepted (equal error rate),
-    or most nearly so. With a handful of examples, where no low rate could be promised, it errs to neither side.
-    `promised` is what the impostors show all the same (Clopper & Pearson)."""
+    or most nearly so; a lower one where that would refuse more than a tenth of the known. For a handful of examples,
+    of which no low rate could be promised: among few classes that are alike, one class's examples are impostors that no
+    stranger is as hard as. `promised` is what the impostors show all the same (Clopper & Pearson)."""
     from scipy.special import betaincinv  # the quantile of Beta; scipy.stats takes half a second to import
 
     genuine, strange = _ascending(known), _ascending(impostors)
@@ -260,7 +262,8 @@ def equal(known: NDArray[np.floating], impostors: NDArray[np.floating], confiden
     best = 1 + np.flatnonzero(apart <= apart.min() + 1e-12)
     above = along.thresholds[min(best[-1] + 1, len(along.thresholds) - 1)]
     # where several do equally well, nearer to the known: strangers are harder than one of few classes is as an impostor
-    threshold = _rounded_up(float(0.25 * along.thresholds[best[0]] + 0.75 * above))
+    threshold = float(0.25 * along.thresholds[best[0]] + 0.75 * above)
+    threshold = _rounded_up(min(threshold, float(genuine[int(_REFUSED * len(genuine))]) - _BELOW))
     accepted = len(strange) - int(np.searchsorted(strange, threshold, side="right"))
     left = len(strange) - accepted
     upper = float(betaincinv(accepted + 1, left, confidence)) if left else 1.0
