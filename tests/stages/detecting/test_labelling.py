@@ -124,8 +124,10 @@ def test_with_neither_trust_nor_proof_all_waits_with_its_proposals(tmp_path: Pat
     workspace = make(tmp_path)
     ids = [show(workspace, known, seed).id for seed in range(4)]
     empty = show(workspace, known, 9, says=[]).id
-    done = stages.label(workspace, Quiet())
+    told = Quiet()
+    done = stages.label(workspace, told)
     assert (done.labelled, done.queued, done.share) == (0, 5, 1.0)
+    assert any("at least 59 boxes of a class" in line for line in told.said)
     with workspace.catalog.read() as tx:
         drawn = scenes.proposals(tx, [*ids, empty])
     for seed, id in enumerate(ids):

@@ -130,6 +130,12 @@ def told(proof: Mapping[str, Any]) -> list[str]:
             f"By detect.trust and unproved, with reviewed boxes of those that a proof takes at least: "
             f"{', '.join(declared[:SHOWN])}{more}."
         )
+    if not lines and proof["classes"]:
+        needs = next(iter(proof["classes"].values()))["needs"]
+        lines.append(
+            f"Nothing that {proof['by']} proposes is reviewed yet, so all waits for a person: a proof takes at least "
+            f"{needs} boxes of a class, all right, on images apart (or set detect.trust)."
+        )
     missed = proof["missed"]
     if missed["of"]:
         lines.append(
