@@ -1,5 +1,5 @@
-"""Make docs/pictures/ from the product itself: what the demo prints, as SVG, its report and the review page, by headless
-chromium.
+"""Make docs/pictures/ from the product itself: what the demo prints, as SVG, its report and the review page, by
+headless chromium.
 
 Nothing is drawn by hand: the demo is played into a temporary folder, the review is on made-up scenes. Needs `chromium`
 on the path and playwright; run it where the demo's words or the looks of report or page have changed. With the argument
@@ -106,7 +106,7 @@ def review(folder: Path, out: Path) -> None:
     workspace, _ = desk.desk(folder, 60, side=480, kinds=("circle", "star", "ring", "cross"))
     with desk.serving(workspace) as url, sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM[2:-1])
-        page = browser.new_page(viewport={"width": 1180, "height": 740}, color_scheme="dark", device_scale_factor=1.5)
+        page = browser.new_page(viewport={"width": 1180, "height": 800}, color_scheme="dark", device_scale_factor=1.5)
         page.goto(f"{url}/sign-in#token={desk.token(workspace)}")
         page.wait_for_selector("#main[data-sample]")
         while page.locator(".box").count() < 3:

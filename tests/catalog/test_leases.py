@@ -47,8 +47,8 @@ def test_the_most_urgent_that_nobody_has(database: Database) -> None:
     assert _take(database, "mina", having=[first]) == third
     assert _take(database, "joon", having=[second]) is None
     with database.read() as tx:
-        assert leases.counts(tx, "joon") == leases.Counts(queued=3, mine=1, others=2)
-        assert leases.counts(tx, "sora") == leases.Counts(queued=3, mine=0, others=3)
+        assert leases.counts(tx, "joon") == leases.Counts(queued=4, mine=1, others=2)
+        assert leases.counts(tx, "sora") == leases.Counts(queued=4, mine=0, others=3)
 
 
 def test_a_lease_runs_out(database: Database) -> None:

@@ -110,7 +110,7 @@ def test_refusals_and_queue_are_in_order(database: Database) -> None:
         assert list(samples.refusals(tx).items()) == [("Blurred", 1), ("_odd", 1), ("dark", 2), ("ähnlich", 1)]
         queue = samples.queue(tx, 5)
     assert [(one.urgency, one.id) for one in queue] == sorted(
-        ((one.urgency, one.id) for one in rows[5:]), key=lambda pair: (-pair[0], pair[1])
+        ((one.urgency, one.id) for one in rows[5:]), reverse=True
     )[:5]
 
 

@@ -42,7 +42,7 @@ def desk(
         workspace.store.put(key, io.BytesIO(data))
         rows.append(Sample(
             id=id, kind="image", key=key, bytes=len(data), source="/photos", captured_at=WHEN, time_from="exif",
-            camera="문", group_key=id, collected_at=WHEN, width=side, height=side, quality=0.9, queued=True,
+            camera="door", group_key=id, collected_at=WHEN, width=side, height=side, quality=0.9, queued=True,
             queue_reason="unsure", urgency=1 - n / number, status="queued",
         ))  # fmt: skip
         boxes[id] = Proposal(tuple(Box(b.label, b.x, b.y, b.width, b.height, 0.83) for b in found), "v1.0")

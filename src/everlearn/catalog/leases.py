@@ -7,6 +7,7 @@ answered one after the other, on SQLite and on PostgreSQL, from one process or f
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -36,7 +37,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """queued: images that wait; mine and others: of these the ones that somebody looks at now."""
+    """queued: what waits, in all; mine and others: of these the images that somebody looks at now."""
 
     queued: int
     mine: int
@@ -56,12 +57,13 @@ def take(
     tx.execute(lease.delete().where(lease.c.until <= moment))
     left_out = sorted({*having, *list(skipped)[-MOST_SKIPPED:]})
     waiting = [sample.c.status == "queued", sample.c.kind == "image", sample.c.id.not_in(left_out)]
-    order = (sample.c.urgency.desc(), sample.c.id)
-    mine = sa.select(sample.c.id).join(lease, lease.c.sample_id == sample.c.id).where(lease.c.who == who, *waiting)
-    found = tx.execute(mine.order_by(*order).limit(1)).scalar()
+    looked_at = tx.execute(sa.select(lease.c.sample_id, lease.c.who)).all()
+    mine = [row.sample_id for row in looked_at if row.who == who]
+    order = sa.select(sample.c.id).where(*waiting).order_by(*samples.QUEUE).limit(1)
+    found = tx.execute(order.where(sample.c.id.in_(mine))).scalar() if mine else None
     if found is None:
         free = sample.c.id.not_in(sa.select(lease.c.sample_id))
-        found = tx.execute(sa.select(sample.c.id).where(free, *waiting).order_by(*order).limit(1)).scalar()
+        found = tx.execute(order.where(free)).scalar()
     if found is None:
         return None
     return samples.some(tx, [found])[found], _set(tx, found, who, moment + timedelta(minutes=minutes))
@@ -102,12 +104,12 @@ def give_back(tx: Connection, who: str, ids: Collection[SampleId], *, seconds: f
 
 def counts(tx: Connection, who: str) -> Counts:
     """How many images wait, and how many of them are looked at."""
-    waiting = sa.and_(sample.c.status == "queued", sample.c.kind == "image")
-    queued = int(tx.execute(sa.select(sa.func.count()).select_from(sample).where(waiting)).scalar() or 0)
-    joined = sa.select(lease.c.who, sa.func.count().label("n")).join(sample, sample.c.id == lease.c.sample_id)
-    by = {row.who: row.n for row in tx.execute(joined.where(waiting, lease.c.until > now()).group_by(lease.c.who))}
+    queued = sa.select(sa.func.count()).select_from(sample).where(sample.c.status == "queued")
+    looked_at = tx.execute(sa.select(lease.c.sample_id, lease.c.who).where(lease.c.until > now())).all()
+    there = samples.some(tx, [row.sample_id for row in looked_at])
+    by = Counter(row.who for row in looked_at if there[row.sample_id].status == "queued")
     mine = by.pop(who, 0)
-    return Counts(queued, mine, sum(by.values()))
+    return Counts(int(tx.execute(queued).scalar() or 0), mine, sum(by.values()))
 
 
 def _set(tx: Connection, id: SampleId, who: str, until: datetime) -> Lease:

@@ -200,10 +200,14 @@ def refusals(tx: Connection) -> dict[str, int]:
     return dict(sorted((row[0], row[1]) for row in tx.execute(query)))  # databases sort text their own ways
 
 
+QUEUE = (sample.c.urgency.desc(), sample.c.id.desc())
+"""The order of what waits for a person: as an index has it, so that the first is found without sorting all."""
+
+
 def queue(tx: Connection, limit: int) -> list[Sample]:
     """What waits for a person, most informative first."""
     query = sa.select(*_LIGHT_COLUMNS).where(sample.c.status == "queued")
-    rows = tx.execute(query.order_by(sample.c.urgency.desc(), sample.c.id).limit(limit))
+    rows = tx.execute(query.order_by(*QUEUE).limit(limit))
     return [Sample(**row._mapping) for row in rows]
 
 

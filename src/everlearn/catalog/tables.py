@@ -88,6 +88,7 @@ sample = Table(
     Column("learned", Boolean, nullable=False),  # in the snapshot that the live memory stands at, with this label
     Column("status", String(12), nullable=False),
     Index(None, "status", "id"),
+    Index(None, "status", "urgency", "id"),  # the queue, read from its end
     Index(None, "label"),
     Index(None, "group_key"),
     Index(None, "parent_id"),

@@ -12,6 +12,7 @@ _JSON = sa.JSON(none_as_null=True)
 
 
 def upgrade() -> None:
+    op.create_index("ix_sample_status_urgency_id", "sample", ["status", "urgency", "id"])
     op.add_column("answer", sa.Column("boxes", _JSON, nullable=True))
     op.add_column("sighting", sa.Column("etag", sa.Text(), nullable=True))
     op.add_column("sighting", sa.Column("after", sa.Text(), nullable=True))
@@ -54,6 +55,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.drop_index("ix_sample_status_urgency_id", "sample")
     for name in ("token", "lease", "proposal", "scene"):
         op.drop_table(name)
     with op.batch_alter_table("answer", schema=None) as batch_op:
