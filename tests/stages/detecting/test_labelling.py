@@ -379,6 +379,19 @@ def test_what_a_model_has_learned_does_not_judge_it(tmp_path: Path, known: Known
     assert sorted(one.group for one in ground.images) == ["burst2", "burst2", "burst3", "burst3"]
 
 
+def test_a_class_that_is_shown_to_be_wrong_is_trusted_nowhere(tmp_path: Path, known: Known) -> None:
+    workspace = make(tmp_path, trust=0.2)
+    for seed in range(80):
+        show(workspace, known, seed, labelled=True, right=0.0, classes=CIRCLES)
+    sure = [replace(one, confidence=0.97) for one in truth(300)]
+    here, there = (show(workspace, known, 300 + n, says=sure, camera=name) for n, name in enumerate(("door", "gate")))
+    done = stages.label(workspace, Quiet())
+    assert done.proof is not None
+    assert not done.proof["classes"]["circle"]["too_few"]
+    assert any(box.label == "circle" for box in sure)
+    assert {rows(workspace)[one.id].queue_reason for one in (here, there)} == {"unsure"}
+
+
 def test_labels_of_files_from_elsewhere_prove_nothing_here(tmp_path: Path, known: Known) -> None:
     workspace = make(tmp_path)
     for seed in range(5):

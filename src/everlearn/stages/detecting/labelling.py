@@ -107,7 +107,10 @@ def _rule(workspace: Workspace, models: Proposers, progress: Progress) -> tuple[
         turns.set_to(tx, PROOF, proof)
     for line in told(proof):
         progress.say(line)
-    return Rule({**taken, **unproved}, ground.cameras, frozenset(unproved), declared), proof
+    elsewhere = {
+        name: max(value, taken.get(name, 0)) for name, value in declared.items() if name in {**taken, **unproved}
+    }
+    return Rule({**taken, **unproved}, ground.cameras, frozenset(unproved), elsewhere), proof
 
 
 def told(proof: Mapping[str, Any]) -> list[str]:
@@ -172,6 +175,7 @@ def _label(
         rest = {id: one for id, one in rows.items() if reasons[id] is not None and id not in looked}
         _queue(tx, workspace, rest, reasons, verdicts)
         _propose(tx, models, {id: verdicts[id] for id in rest if id in verdicts})
+        scenes.settle_proposals(tx, sure)
         samples.restate(tx, [*sure, *rest])
         changed.refile(sure)
     faults.point("label.committed")
