@@ -15,6 +15,9 @@ from everlearn.catalog import samples
 from everlearn.catalog.tables import now, setting, suppressed, turn
 from everlearn.types import SampleId
 
+FORGETTING = "forgetting"
+"""The setting that names the versions that know what is being forgotten just now: nothing is learned from them."""
+
 
 def begin(tx: Connection) -> int:
     """A new turn; returns its number."""

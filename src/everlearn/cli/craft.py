@@ -169,7 +169,10 @@ def curve(
         int | None, typer.Option(min=1, help="Curves to draw, one for each fold; default: 5, of a recipe 2.")
     ] = None,
     target: Annotated[
-        float | None, typer.Option(help="Say how many images would reach this score; default: gates.accuracy.")
+        float | None,
+        typer.Option(
+            help="Say how many images would reach this score; default: gates.accuracy, gates.map50 of detectors."
+        ),
     ] = None,
     seed: Seed = 0,
     quick: Quick = False,
@@ -181,7 +184,8 @@ def curve(
 
     workspace = opened(context)
     if target is None and workspace.config.task != "regress":
-        target = workspace.config.gates.accuracy
+        gates = workspace.config.gates
+        target = gates.map50 if workspace.config.task == "detect" else gates.accuracy
     with workspace.lock():
         found, done, picture = stages.curve(
             workspace, recipe, context.obj, curves=curves, seed=seed, target=target, quick=quick, anew=anew

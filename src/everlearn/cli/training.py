@@ -86,10 +86,11 @@ def train(
     if workspace.config.task == "detect":
         unfit = {
             "--recipe": recipe, "--method": method, "--type": kind, "--processes": processes, "--minutes": minutes,
-            "--memory-gb": memory_gb, "--find-rate": find_rate or None,
+            "--memory-gb": memory_gb, "--find-rate": find_rate or None, "--force": force or None,
         }  # fmt: skip
+        _check(None, None, None, None, resume and anew)
         asked = {"spec": network, "size": size, "epochs": epochs or (1 if quick else None), "seed": seed}
-        return _detector(workspace, context.obj, begin, unfit, asked, change or [])
+        return _detector(workspace, context.obj, begin, unfit, asked, change or [], anew)
     _check(kind, recipe, begin, network or size, resume and anew)
     automatic = _automatic(workspace, context.obj, recipe, minutes, memory_gb, anew)
     recipe = str(automatic.path) if automatic else recipe
@@ -147,8 +148,9 @@ def _check(kind: str | None, recipe: str | None, begin: str | None, another: Any
 
 
 def _detector(
-    workspace: Any, console: Any, begin: str | None, unfit: dict[str, Any], values: dict[str, Any], change: list[str]
-) -> Answer:
+    workspace: Any, console: Any, begin: str | None, unfit: dict[str, Any], values: dict[str, Any], change: list[str],
+    anew: bool,
+) -> Answer:  # fmt: skip
     """A detector has one stage, and its own settings. unfit: options that are for other networks."""
     from everlearn.cli.live import detecting
     from everlearn.stages.detecting import training
@@ -163,7 +165,7 @@ def _detector(
     watch = detecting(console)
     try:
         with workspace.lock():
-            found = training.train(workspace, console, begin=begin, changes=changes, watch=watch)
+            found = training.train(workspace, console, begin=begin, changes=changes, watch=watch, anew=anew)
     finally:
         watch.end()
     told = found.to_json()

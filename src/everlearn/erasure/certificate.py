@@ -129,8 +129,8 @@ def verify(workspace: Workspace, path: Path, progress: Progress, *, from_images:
     check("models", not kept, f"still in service: {', '.join(kept)}")
     _check_members(workspace, body, check)
     _check_files(workspace, check)
-    kinds = {learners.RIVER: _check_learner, learners.STAGED: _check_network, learners.YOLO: _check_crops,
-             learners.ONNX: _check_crops}  # fmt: skip
+    kinds = {learners.RIVER: _check_learner, learners.STAGED: _check_network, learners.YOLO: _check_detector,
+             learners.ONNX: _check_detector}  # fmt: skip
     kinds.get(learners.kind(workspace), _check_memory)(workspace, body, progress, check, from_images)
     return found
 
@@ -196,6 +196,16 @@ def _check_memory(workspace: Workspace, body: Mapping[str, Any], progress: Progr
     if whole and body.get("memory_after") and body.get("basis") == _basis_of(live):
         same = live.rebuilt(progress, then).digest() if number != live.snapshot else digest
         check("digest", same == body["memory_after"], "the memory is not the certified one")
+
+
+def _check_detector(workspace: Workspace, body: Mapping[str, Any], progress: Progress, check: Any, again: bool) -> None:
+    """The detector is the one that was registered, and what tells crops apart holds what remains. Where the detector
+    was trained from nothing, training it again gives the same weights."""
+    from everlearn.stages.detecting import certifying
+
+    _check_crops(workspace, body, progress, check, again)
+    for name, passed, why in certifying.checks(workspace, again, progress):
+        check(name, passed, why)
 
 
 def _check_crops(workspace: Workspace, body: Mapping[str, Any], progress: Progress, check: Any, again: bool) -> None:

@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from everlearn import faults, registry
 from everlearn.augment.make import previews
 from everlearn.catalog import answers, labels, origins, samples, scenes, snapshots, turns, versions
-from everlearn.catalog.tables import label_event, member, sample, sighting, version
+from everlearn.catalog.tables import label_event, member, proposal, sample, sighting, version
 from everlearn.erasure.certificate import certify
 from everlearn.errors import BadInput, Corrupt, Missing, StoreFault, TooFew
 from everlearn.files import change
@@ -30,7 +30,7 @@ from everlearn.learn import crops
 from everlearn.naming import clean_label, denial
 from everlearn.stages import arrays, care, continual, learners, prove, standing, teach, traces, validating
 from everlearn.stages.detecting import crops as detecting
-from everlearn.stages.detecting import kept
+from everlearn.stages.detecting import kept, proposing
 from everlearn.stages.reporting import OF_FILES
 from everlearn.types import SILENT
 from everlearn.workspace import EVALUATIONS, SCRATCH, Workspace, read_json, write_whole
@@ -111,10 +111,13 @@ def _carry_out(workspace: Workspace, journal: dict[str, Any], progress: Progress
         with workspace.catalog.read() as tx:
             journal["champion"] = getattr(versions.champion(tx), "name", None)
             journal["evaluations"] = traces.last_evaluation(tx)
+    if not journal.get("withdrawn"):  # until then other commands may have taught them to more models
+        with workspace.catalog.read() as tx:
             journal["folders"], journal["knowing"] = traces.trainings(tx, ids, _knowing(tx, ids))
         write_whole(path, json.dumps(journal).encode())
     notes = _withdraw(workspace, ids, journal["knowing"], progress)
     faults.point("forget.withdrawn")
+    write_whole(path, json.dumps({**journal, "withdrawn": True}).encode())
     after = _learn_without(workspace, journal, progress, notes)
     faults.point("forget.learned")
     _erase(workspace, ids, journal, notes)
@@ -204,6 +207,7 @@ def _withdraw(workspace: Workspace, ids: Sequence[SampleId], knowing: Sequence[s
     with change(workspace) as changed:
         tx = changed.tx
         turns.suppress(tx, ids)
+        turns.set_to(tx, turns.FORGETTING, list(knowing))
         there = samples.some(tx, ids)
         samples.change(tx, ({"id": id, "label": None, "queued": False, "learned": False} for id in there))
         for chunk in samples.chunks(list(there)):
@@ -211,11 +215,7 @@ def _withdraw(workspace: Workspace, ids: Sequence[SampleId], knowing: Sequence[s
         samples.restate(tx, list(there))
         automatic = _labelled_by(tx, knowing, set(ids))
         if automatic:
-            tx.execute(
-                label_event.update()
-                .where(label_event.c.by == "auto", label_event.c.version.in_(knowing))
-                .values(revoked=True)
-            )
+            tx.execute(label_event.update().where(_told_by(knowing)).values(revoked=True))
             labels.settle(tx, automatic)
             changed.refile(automatic)
             notes.append(f"{len(automatic)} automatic labels by models that knew them were taken back")
@@ -228,10 +228,20 @@ def _withdraw(workspace: Workspace, ids: Sequence[SampleId], knowing: Sequence[s
 
 
 def _labelled_by(tx: Connection, knowing: Sequence[str], without: set[SampleId]) -> list[SampleId]:
-    query = sa.select(label_event.c.sample_id).where(
-        label_event.c.by == "auto", label_event.c.version.in_(knowing), sa.not_(label_event.c.revoked)
-    )
+    query = sa.select(label_event.c.sample_id).where(_told_by(knowing), sa.not_(label_event.c.revoked))
     return sorted({row.sample_id for row in tx.execute(query)} - without)
+
+
+def _told_by(knowing: Sequence[str]) -> sa.ColumnElement[bool]:
+    """Automatic labels by these versions, also where they spoke together with others (`v1.0 + v1.1, proved`)."""
+    among = [_is_among(label_event.c.who, name) for name in knowing]
+    return sa.and_(label_event.c.by == "auto", sa.or_(label_event.c.version.in_(knowing), *among))
+
+
+def _is_among(models: Any, name: str) -> sa.ColumnElement[bool]:
+    """Whether a version is named among models that were joined by ` + `."""
+    parted = sa.func.replace(sa.literal(" ") + models + " ", ",", " ")
+    return parted.contains(f" {name} ", autoescape=True)
 
 
 def _learn_without(
@@ -244,7 +254,12 @@ def _learn_without(
         learners.drop_memory(workspace)
         notes.append("nothing to learn from remains, so there is no model any more")
         return None
-    entered, report = teach.learn(workspace, progress, reason="rebuilt without what was forgotten")
+    try:
+        entered, report = teach.learn(workspace, progress, reason="rebuilt without what was forgotten")
+    except TooFew as error:  # what remains may be no box, or of one side alone; it goes all the same
+        learners.drop_memory(workspace)
+        notes.append(f"there is no model any more: {error.message}")
+        return None
     if not learners.is_exact(workspace) and learners.kind(workspace) != learners.ONNX:
         notes.append(f"{report.learner} is no exact memory: it was trained again on all that remains, in a fixed order")
     if journal["knowing"]:
@@ -267,6 +282,7 @@ def _erase(workspace: Workspace, ids: Sequence[SampleId], journal: Mapping[str, 
     standing.live(workspace).features.forget(ids)
     arrays.forget(workspace, ids)
     kept.forget(workspace, ids)
+    kept.drop(workspace, _digests(workspace, journal["knowing"]))
     crops.forget(workspace, ids)
     continual.forget(workspace)
     spare: list[str] = []
@@ -282,9 +298,13 @@ def _erase(workspace: Workspace, ids: Sequence[SampleId], journal: Mapping[str, 
         spare += [one.key for one in there.values()]
         snapshots.forget(tx, ids)
         samples.erase(tx, ids)
+        tx.execute(
+            proposal.delete().where(sa.or_(sa.false(), *(_is_among(proposal.c.by, n) for n in journal["knowing"])))
+        )
         scenes.clear(tx)
         origins.clear(tx)
         traces.words(tx, ids)
+        turns.set_to(tx, turns.FORGETTING, [])
         places = {row["path"] for row in versions.deployments(tx) if row["version"] in journal["knowing"]}
     spare += [key for key in workspace.store.keys(EVALUATIONS) if key.startswith(f"{EVALUATIONS}/{OF_FILES}")]
     faults.point("forget.rows_erased")
@@ -301,6 +321,13 @@ def _erase(workspace: Workspace, ids: Sequence[SampleId], journal: Mapping[str, 
         notes.append(f"retired and removed: {', '.join(journal['knowing'])}")
     notes += [f"deploy again to replace the copy that still knows them: {place}" for place in sorted(places)]
     care.doctor(workspace, SILENT, deep=False)
+
+
+def _digests(workspace: Workspace, names: Sequence[str]) -> list[str]:
+    """Of these versions, under which their detections are kept."""
+    with workspace.catalog.read() as tx:
+        found = [one.model_digest for one in versions.every(tx) if one.name in names and one.model_digest]
+    return [name for digest in found for name in (digest, proposing.kept_as(digest))]
 
 
 def _remove(folder: Path) -> None:

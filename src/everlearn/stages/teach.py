@@ -6,10 +6,11 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from everlearn import faults, registry
-from everlearn.catalog import origins, runs, samples, snapshots, versions
+from everlearn.catalog import origins, runs, samples, snapshots, turns, versions
 from everlearn.catalog.tables import now
 from everlearn.dataset.build import build, current
 from everlearn.learn.live import Moved
@@ -73,6 +74,8 @@ def learn(workspace: Workspace, progress: Progress, reason: str = "learned") -> 
     with workspace.catalog.read() as tx:
         newest = versions.newest(tx)
         members = list(snapshots.members(tx, snapshot.number))
+        if newest and newest.name in turns.setting_of(tx, turns.FORGETTING, []):
+            newest = None
     if newest and newest.snapshot == snapshot.number and newest.config == deciding(workspace):
         same = Taught(Moved(0, 0), 0, None, newest.memory_digest, newest.model_digest)
         return newest, reported(workspace.config.learn.learner, same, began, snapshot)
@@ -96,10 +99,11 @@ def reported(learner: str, taught: Taught, began: float, snapshot: Snapshot) -> 
 
 def register(
     workspace: Workspace, taught: Taught, snapshot: Snapshot, report: LearnReport, reason: str, *,
-    behind: bool = False,
+    behind: bool = False, changes: Mapping[str, Any] | None = None,
 ) -> Version:  # fmt: skip
     """Enter what was taught as a version, with its bundle. behind: not all of it has learned the whole snapshot, so
-    that the next turn still has something to do."""
+    that the next turn still has something to do; changes: by what it was taught otherwise than the settings say, so
+    that it has too."""
     answers = taught.answers
     assert answers is not None
     with workspace.catalog.read() as tx:
@@ -121,7 +125,9 @@ def register(
         "learner": report.learner,
         "backbone": answers.backbone,
         "licence": answers.licence,
-        "config": deciding(workspace) | ({"behind": True} if behind else {}),
+        "config": deciding(workspace)
+        | ({"behind": True} if behind else {})
+        | ({"changes": changes} if changes else {}),
         "code_version": _code_version(),
         "memory_digest": report.memory_digest,
         "model_digest": report.model_digest,

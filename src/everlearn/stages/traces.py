@@ -72,6 +72,9 @@ def trainings(
     model that taught it; of a run without a snapshot that is taken for granted once the first of them had come in.
     """
     came = [one.collected_at for one in samples.some(tx, ids).values()]
+    came_of: dict[str, set[str]] = {}  # a run's versions: one that keeps its detector is another one
+    for name, metrics in tx.execute(sa.select(version.c.name, version.c.metrics)):
+        came_of.setdefault(str((metrics or {}).get("run")), set()).add(name)
     held: set[int] = set()
     for chunk in samples.chunks(ids):
         there = sa.and_(
@@ -86,7 +89,7 @@ def trainings(
         models = [row.config.get("from"), *(row.config.get("names") or ())]
         above = {row.parent, *(str(name or "").partition("/")[0] for name in models)}
         if row.snapshot in held or above & knew or unsure:
-            knew |= {row.name} | ({row.version} if row.version else set())
+            knew |= {row.name, *came_of.get(row.name, ())} | ({row.version} if row.version else set())
             folders += files_of(row.name, row.result or {})
     names = set(tx.execute(sa.select(version.c.name)).scalars())
     return folders, sorted(knew & names)

@@ -89,7 +89,7 @@ def tune(workspace: Workspace, recipe: Recipe, asked: Asked, progress: Progress)
     config = {**about, "study": name, "space": space.to_json(), "sampler": asked.sampler, "seed": asked.seed}
     before = _run_of(workspace, name)
     for lost in search.recover():
-        _interrupted(workspace, lost)
+        interrupted(workspace, lost)
     if before is not None and not search.waiting and not search.running:
         return found_by(workspace, search, before, asked.stage, None)
     if before is not None:
@@ -203,7 +203,7 @@ def _search(
                 look()
                 _more(search, worker)
             for lost in search.recover():
-                _interrupted(workspace, lost)
+                interrupted(workspace, lost)
             look()
             if not search.waiting:
                 if not search.running:
@@ -328,7 +328,7 @@ def _run_of(workspace: Workspace, study: str) -> str | None:
     return found[-1] if found else None
 
 
-def _interrupted(workspace: Workspace, run: str) -> None:
+def interrupted(workspace: Workspace, run: str) -> None:
     """The run of a trial whose process died. Of another machine's catalog nothing is known here."""
     with workspace.catalog.write() as tx:
         there = [one for one in runs.every(tx, kind="trial") if one.name == run and one.status == "running"]

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from everlearn import registry
-from everlearn.catalog import versions
-from everlearn.errors import EverlearnError, Missing
+from everlearn.catalog import turns, versions
+from everlearn.errors import EverlearnError
 from everlearn.learn.features import images
 from everlearn.model.detecting.detector import DETECTORS, LEAST, load_detector
 from everlearn.stages.detecting import kept
@@ -52,10 +52,11 @@ def named_detector(workspace: Workspace, name: str) -> Detector:
 
 
 def standing(workspace: Workspace) -> Version | None:
-    """The champion, else the newest version that is in service."""
+    """The champion, else the newest version that is in service. One that knows what is being forgotten is none."""
     with workspace.catalog.read() as tx:
-        found = versions.champion(tx) or versions.newest(tx)
-    return None if found is None or found.retired else found
+        knowing = turns.setting_of(tx, turns.FORGETTING, [])
+        there = [versions.champion(tx), *reversed(versions.every(tx))]
+    return next((one for one in there if one is not None and not one.retired and one.name not in knowing), None)
 
 
 def found_on(
@@ -95,5 +96,5 @@ def opened(workspace: Workspace, version: Version) -> Detector | None:
     """Like `detector_of`, None for a version whose files are gone."""
     try:
         return detector_of(workspace, version)
-    except (Missing, EverlearnError):
+    except EverlearnError:
         return None

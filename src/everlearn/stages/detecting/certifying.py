@@ -46,24 +46,24 @@ def _detector(workspace: Workspace, version: Version, digest: str | None) -> Che
 
 
 def _again(workspace: Workspace, version: Version, snapshot: Snapshot, progress: Progress) -> Check | None:
-    """None where the weights went on from others', or come from another file."""
+    """None where the weights went on from others', began with those of a file, or came by settings that are no more."""
     from everlearn.model.detecting import weights
 
     name = (version.metrics or {}).get("run")
-    if name is None:
+    if name is None or not taught.same_settings(workspace, version):
+        return None
+    if not learning.spec_of(workspace).endswith((".yaml", ".yml")):
         return None
     with workspace.catalog.read() as tx:
         made = runs.get(tx, name)
-    if made.config.get("from") is not None or made.snapshot != snapshot.number:
+    if made.config.get("from") is not None or made.config.get("changes") or made.snapshot != snapshot.number:
         return None
     progress.say("Training the detector again on what remains, to compare.")
     divided = sides.of(workspace, snapshot)
     given = Lesson(None, divided.train, (), divided.validation, divided.classes)
-    asked = made.config.get("changes") or {}
     with track.run(workspace, "verify", config={"of": name}, snapshot=snapshot.number, mirrored=False) as run:
         try:
-            changes = {**asked, "plots": False}
-            came = learning.carried_out(workspace, run, given, changes, Following(run, None, SILENT), SILENT)
+            came = learning.carried_out(workspace, run, given, {"plots": False}, Following(run, None, SILENT), SILENT)
             before = weights.load(registry.bundle_file(workspace, version, learning.WEIGHTS)).state
             after = weights.load(came.result.best).state
         finally:

@@ -56,15 +56,28 @@ def keep(workspace: Workspace, model: str, found: Mapping[SampleId, Found]) -> N
 
 def forget(workspace: Workspace, ids: Collection[SampleId]) -> None:
     """Take samples out of it. Raises StoreFault where another process holds on to it."""
-    if not workspace.private(FILE).exists():
+    _delete(workspace, "id", ids)
+
+
+def drop(workspace: Workspace, models: Collection[str]) -> None:
+    """Take out what models found. Raises StoreFault where another process holds on to it."""
+    _delete(workspace, "model", models)
+
+
+def _delete(workspace: Workspace, column: str, values: Collection[str]) -> None:
+    path = workspace.private(FILE)
+    if not path.exists() or not values:
         return
     try:
         with closing(_open(workspace)) as file:
             with file:
-                file.executemany("DELETE FROM found WHERE id = ?", [(id,) for id in ids])
-            file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                file.executemany(f"DELETE FROM found WHERE {column} = ?", [(one,) for one in values])  # noqa: S608
+            (busy, *_) = file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     except sqlite3.DatabaseError as error:
         _mend(workspace, error)
+        return
+    if busy:  # what was removed may still stand in the log
+        raise StoreFault(f"{path} is in use by another process.", "Wait until it ends, then run again.")
 
 
 def _open(workspace: Workspace) -> sqlite3.Connection:

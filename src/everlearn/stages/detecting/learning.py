@@ -9,6 +9,7 @@ stays.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -18,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from everlearn import faults, registry, track
 from everlearn.catalog import runs, snapshots
-from everlearn.errors import BadConfig, Missing, NotInstalled
+from everlearn.errors import BadConfig, BadInput, Missing, NotInstalled
 from everlearn.learn.live import Moved
 from everlearn.learn.old_images import Old, chosen
 from everlearn.monitor.system import Sampler
 from everlearn.stages.detecting import missing
 from everlearn.stages.detecting.answering import standing
+from everlearn.stages.detecting.sides import stand_in
 from everlearn.stages.saved import folder_of
 from everlearn.workspace import write_whole
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from everlearn.model.detecting.training import DetectionJob, DetectionWatch, TrainedDetector
     from everlearn.stages.detecting.missing import Filled
     from everlearn.stages.detecting.sides import Labelled, Sides
-    from everlearn.types import Progress, SampleId, Snapshot
+    from everlearn.types import Member, Progress, SampleId, Snapshot
     from everlearn.workspace import Workspace
 
 WEIGHTS = "/weights.pt"
@@ -40,6 +42,8 @@ WEIGHTS = "/weights.pt"
 DATA, OUT, ABOUT = "data", "detector", "about.json"
 """In a run's folder: the images and labels that it learns; what Ultralytics' users know; what images are complete
 for."""
+OF_LABELS = ("teachers", "trust", "audit", "wanted", "noise", "frames")
+"""Settings of the section detect that decide which labels are taken, not what a training makes of them."""
 KEPT_FILES = ("results.csv", "results.png", "args.yaml")
 """Of the results, what goes into a version's bundle."""
 
@@ -86,9 +90,14 @@ class Came:
 
 
 def spec_of(workspace: Workspace) -> str:
-    """What `learn.learner` names behind its colon."""
+    """What `learn.learner` names behind its colon. Raises BadInput where that is not trained."""
     from everlearn.model.detecting.training import SPEC
 
+    if not workspace.config.learn.learner.startswith("yolo"):
+        raise BadInput(
+            f"learn.learner is {workspace.config.learn.learner}, which is used as it is.",
+            "Set learn.learner to yolo to train one.",
+        )
     return workspace.config.learn.learner.partition(":")[2] or SPEC
 
 
@@ -103,18 +112,42 @@ def lesson(workspace: Workspace, divided: Sides, base: Base | None) -> Lesson:
     return Lesson(base, new, tuple(one for one in old if one.id in again), divided.validation, divided.classes)
 
 
-def base_of(workspace: Workspace) -> Base | None:
-    """The champion, else the newest version, where its weights can be gone on from by these settings."""
+def base_of(workspace: Workspace, divided: Sides, progress: Progress) -> Base | None:
+    """The champion, else the newest version, where its weights can be gone on from by these settings, and were not
+    trained on what models are chosen or tested by now."""
     version = standing(workspace)
     if version is None or version.config.get("learn", {}).get("learner") != workspace.config.learn.learner:
         return None
-    if version.snapshot is None or not has_weights(workspace, version):
+    if not has_weights(workspace, version):
         return None
     if version.config.get("detect", {}).get("size") != workspace.config.detect.size:
         return None
-    with workspace.catalog.read() as tx:
-        held = {one.id: one.label for one in snapshots.members(tx, version.snapshot) if one.split != "test"}
+    held = {one.id: one.label for one in _taught(workspace, version) if one.split != "test"}
+    if seen := held_out(workspace, version, divided):
+        progress.say(
+            f"{version.name} was trained on {seen} images that are held out now: this one begins from nothing."
+        )
+        return None
     return Base(version, held)
+
+
+def held_out(workspace: Workspace, version: Version, divided: Sides) -> int:
+    """How many of the images that a version was trained on are on the validation or the test side now: a change of
+    the settings moves them."""
+    now = {one.id for one in (*divided.validation, *divided.test)}
+    there = _taught(workspace, version)
+    chosen_by = {one.id for one in stand_in(there)}
+    return sum(one.split == "train" and one.id not in chosen_by and one.id in now for one in there)
+
+
+def _taught(workspace: Workspace, version: Version) -> list[Member]:
+    """What a version's detector was trained by: the snapshot of its training, which is an older one than its own where
+    only its memory of crops has moved since."""
+    with workspace.catalog.read() as tx:
+        number = version.snapshot
+        if name := (version.metrics or {}).get("run"):
+            number = runs.get(tx, str(name)).snapshot
+        return [] if number is None else [one for one in snapshots.members(tx, number) if one.parent is None]
 
 
 def has_weights(workspace: Workspace, version: Version) -> bool:
@@ -128,15 +161,16 @@ def has_weights(workspace: Workspace, version: Version) -> bool:
 
 def trained(
     workspace: Workspace, given: Lesson, snapshot: Snapshot, progress: Progress, *,
-    watch: DetectionWatch | None = None, changes: Mapping[str, Any] | None = None,
+    watch: DetectionWatch | None = None, changes: Mapping[str, Any] | None = None, anew: bool = False,
 ) -> Came:  # fmt: skip
     """Train a detector on a lesson, as a run. A training of the same lesson that was killed goes on; one that was
-    finished is not done again. changes: of the job's fields. Raises NotInstalled, BadConfig, BadInput, TooFew."""
+    finished is not done again, but where `anew` asks for it. changes: of the job's fields. Raises NotInstalled,
+    BadConfig, BadInput, TooFew."""
     from everlearn.model.detecting.training import licence_said
 
     check(workspace, changes or {})
     fingerprint = _fingerprint(workspace, given, changes or {})
-    goes_on = _to_go_on(workspace, fingerprint)
+    goes_on = None if anew else _to_go_on(workspace, fingerprint)
     config = {
         **workspace.config.detect.model_dump(), **(changes or {}), "detector": spec_of(workspace),
         "classes": list(given.classes), "images": len(given.train), "fingerprint": fingerprint,
@@ -197,8 +231,6 @@ def check_installed() -> None:
 
 def _fingerprint(workspace: Workspace, given: Lesson, changes: Mapping[str, Any]) -> str:
     """By which a training that was killed is known again: SHA-256 of all that decides it."""
-    import hashlib
-
     from everlearn.catalog.scenes import label_of
     from everlearn.types import Scene
 
@@ -207,12 +239,20 @@ def _fingerprint(workspace: Workspace, given: Lesson, changes: Mapping[str, Any]
         for side, several in (("new", given.new), ("again", given.again), ("validation", given.validation))
         for one in several
     ]
+    file = workspace.root / str(changes.get("spec") or spec_of(workspace))
     said = {
-        "detect": workspace.config.detect.model_dump(), "learner": workspace.config.learn.learner,
+        "detect": of_training(workspace.config.detect.model_dump()),
+        "weights": hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None,
+        "learner": workspace.config.learn.learner,
         "classes": given.classes, "from": given.base and given.base.version.model_digest, "changes": dict(changes),
         "learned": sorted(learned),
     }  # fmt: skip
     return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()
+
+
+def of_training(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the section detect what a training depends on; the rest is about labels."""
+    return {name: value for name, value in settings.items() if name not in OF_LABELS}
 
 
 def _to_go_on(workspace: Workspace, fingerprint: str) -> str | None:

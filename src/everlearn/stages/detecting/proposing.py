@@ -117,7 +117,7 @@ def proposers(workspace: Workspace) -> Proposers:
     models = []
     if own is not None and not own.retired:
         detector = detector_of(workspace, own)
-        models.append(Model(detector, own.name, f"label {own.model_digest}", frozenset(detector.classes), own))
+        models.append(Model(detector, own.name, kept_as(own.model_digest), frozenset(detector.classes), own))
     wanted = {coarse(name) for name in settings.wanted}
     for spec in settings.teachers:
         model = _teacher(workspace, spec)
@@ -128,16 +128,21 @@ def proposers(workspace: Workspace) -> Proposers:
     return Proposers(workspace, models, _around(workspace, seconds) if models and seconds else {})
 
 
+def kept_as(digest: str | None) -> str:
+    """Under which what a model proposes is kept, apart from what it was tested with."""
+    return f"label {digest}"
+
+
 def _teacher(workspace: Workspace, spec: str) -> Model:
     kind, _, name = spec.partition(":")
     if kind in DETECTORS:
         detector = load_detector(spec, workspace.root)
         digest = _digest(workspace.root / Path(name).expanduser())
-        return Model(detector, f"{kind}:{Path(name).name}", f"label {digest}", frozenset(detector.classes))
+        return Model(detector, f"{kind}:{Path(name).name}", kept_as(digest), frozenset(detector.classes))
     with workspace.catalog.read() as tx:
         version = versions.get(tx, spec)
     detector = detector_of(workspace, version)
-    return Model(detector, version.name, f"label {version.model_digest}", frozenset(detector.classes), version)
+    return Model(detector, version.name, kept_as(version.model_digest), frozenset(detector.classes), version)
 
 
 def _digest(path: Path) -> str:

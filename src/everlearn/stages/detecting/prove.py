@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from everlearn.catalog import answers, samples, scenes, versions
 from everlearn.catalog.labels import PEOPLE
 from everlearn.evaluate.detection import Seen, compare_detection, detection
 from everlearn.evaluate.detection.metrics import average_precisions
+from everlearn.learn.features import images
 from everlearn.naming import coarse
 from everlearn.stages.detecting import sides
-from everlearn.stages.detecting.answering import detector_of, found_on, opened
+from everlearn.stages.detecting.answering import BATCH, detector_of, found_on, opened
 from everlearn.stages.prove import PAST, Outcome, looks
 from everlearn.stages.reporting import card_of
 
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
     from everlearn.evaluate.compare import Comparison
     from everlearn.evaluate.detection import DetectionMetrics
     from everlearn.model.detecting.detector import Detector
+    from everlearn.model.detecting.onnx import OnnxDetector
+    from everlearn.model.detecting.pipeline import ServedPipeline
     from everlearn.stages.answering import Named
     from everlearn.stages.detecting.sides import Labelled
-    from everlearn.types import Box, Member, Progress
+    from everlearn.types import Box, Member, Progress, Scene
     from everlearn.workspace import Workspace
 
 OVERLAP = 0.5
@@ -45,7 +48,7 @@ def outcome(
         other = tested(workspace, detector_of(workspace, rival), test, progress, rival)
         comparison = compared(workspace, other, seen, looks(workspace, chosen))
     history, names = ([], []) if chosen.file else _history(workspace, chosen.version, own, test, metrics, progress)
-    cases = _cases(workspace, own, thresholds, progress)
+    cases = _cases(workspace, own, progress)
     counts = {one.name: one.boxes for one in metrics.classes}
     return Outcome(metrics, comparison, cases, history, names, counts, card)
 
@@ -123,41 +126,38 @@ def _by_class(metrics: DetectionMetrics, detector: Detector) -> dict[str, float]
 
 
 def _cases(
-    workspace: Workspace, detector: Detector, thresholds: Mapping[str, float], progress: Progress
+    workspace: Workspace, detector: OnnxDetector | ServedPipeline, progress: Progress
 ) -> dict[str, bool]:  # fmt: skip
-    """Reported mistakes: case to whether this detector answers it: finds what a person has drawn there, and nothing
+    """Reported mistakes: case to whether this detector answers it: tells what a person has drawn there, and nothing
     else. Those of which nobody has drawn what is there cannot be judged."""
     with workspace.catalog.read() as tx:
         there = samples.some(tx, [case["sample_id"] for case in answers.cases(tx)])
         told = {id: one.label for id, one in there.items() if one.label_by in PEOPLE and one.refusal is None}
         truth = scenes.some(tx, list(told.values()))
     asked = sorted(id for id, label in told.items() if label in truth)
-    return {
-        id: same(boxes, truth[str(told[id])].boxes, thresholds)
-        for id, boxes, _ in found_on(workspace, detector, asked, progress, version=None, name="cases")
-    }
+    parts = any("/" in name for name in detector.classes)
+    right = {}
+    with progress.task("cases", len(asked)) as task:
+        for start in range(0, len(asked), BATCH):
+            part = asked[start : start + BATCH]
+            pixels = detector.prepare(images(workspace, part))
+            for id, answer in zip(part, detector.predict(pixels), strict=True):
+                right[id] = same(answer.boxes or (), truth[str(told[id])], parts)
+            task.advance(len(part))
+    return right
 
 
-def same(found: Sequence[Box], truth: Sequence[Box], thresholds: Mapping[str, float]) -> bool:
-    """Whether the boxes found at the operating confidence are those that are there, class by class."""
-    used = [box for box in found if (box.confidence or 0) >= thresholds.get(box.label, 0.5)]
-    left = list(truth)
-    for box in used:
-        match = next((one for one in left if one.label == box.label and iou(one, box) >= OVERLAP), None)
-        if match is None:
+def same(found: Sequence[Box], truth: Scene, parts: bool) -> bool:
+    """Whether the boxes that were told are those that are there. Of classes that nobody looked for nothing is known,
+    and nothing is wrong. parts: whether second parts of labels are told too."""
+    name = str if parts else coarse
+    left = [replace(one, label=name(one.label)) for one in truth.boxes]
+    for box in found:
+        if truth.about is not None and coarse(box.label) not in truth.about:
+            continue
+        near = [(scenes.overlap(one, box), -at) for at, one in enumerate(left) if one.label == name(box.label)]
+        best, at = max(near, default=(0.0, 0))
+        if best < OVERLAP:
             return False
-        left.remove(match)
+        del left[-at]
     return not left
-
-
-def iou(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes of one image."""
-    width = min(a.x + a.width, b.x + b.width) - max(a.x, b.x)
-    height = min(a.y + a.height, b.y + b.height) - max(a.y, b.y)
-    both = max(width, 0.0) * max(height, 0.0)
-    return both / (a.width * a.height + b.width * b.height - both)
-
-
-def facts(metrics: DetectionMetrics) -> dict[str, Any]:
-    """The headline figures by name."""
-    return {name: figure.value for name, figure in metrics.headline().items()}

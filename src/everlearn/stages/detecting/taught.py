@@ -4,6 +4,7 @@ thresholds, the weights to go on from, and the memory of crops where labels have
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from everlearn.stages.learners import Taught
 from everlearn.stages.picturing import costs
 
 if TYPE_CHECKING:
+    from everlearn.catalog.versions import Version
     from everlearn.model.detecting.onnx import OnnxDetector
     from everlearn.stages.detecting.crops import Solved
     from everlearn.stages.detecting.sides import Sides
@@ -79,12 +81,12 @@ class Detecting:
 def learn_yolo(workspace: Workspace, snapshot: Snapshot, members: Sequence[Member], progress: Progress) -> Taught:
     """Train what is new, or keep the detector where only second parts of labels have changed."""
     divided = sides.of(workspace, snapshot)
-    base = learning.base_of(workspace)
+    base = learning.base_of(workspace, divided, progress)
     moved = learning.moved(base, divided)
-    digest = divided.digest()
-    if base is not None and same_detector(workspace, base.version, digest):
+    given = learning.lesson(workspace, divided, base)
+    if base is not None and (not given.train or same_detector(workspace, base.version, divided.digest())):
         return _kept(workspace, base.version, divided, moved, progress)
-    came = learning.trained(workspace, learning.lesson(workspace, divided, base), snapshot, progress)
+    came = learning.trained(workspace, given, snapshot, progress)
     return of_training(workspace, came, divided, moved, progress)
 
 
@@ -131,7 +133,7 @@ def of_training(
     return _taught(workspace, detector, divided, moved, extra, details, progress)
 
 
-def _kept(workspace: Workspace, version: Any, divided: Sides, moved: Moved, progress: Progress) -> Taught:
+def _kept(workspace: Workspace, version: Version, divided: Sides, moved: Moved, progress: Progress) -> Taught:
     """The detector of a version, with what its memory of crops has learned since."""
     from everlearn.model.detecting.onnx import OnnxDetector
 
@@ -177,19 +179,20 @@ def thresholds_of(
     return {one.name: round(one.confidence, 6) for one in detection(seen, known).classes}
 
 
-def same_detector(workspace: Workspace, version: Any, digest: str) -> bool:
+def same_detector(workspace: Workspace, version: Version, digest: str) -> bool:
     """Whether a version's detector was trained on just this, by the settings of now."""
-    metrics, before = version.metrics or {}, version.config
-    now = workspace.config.detect.model_dump()
-    asked = ("teachers", "trust", "audit")  # of labels, not of training
-    alike = {k: v for k, v in before.get("detect", {}).items() if k not in asked} == {
-        k: v for k, v in now.items() if k not in asked
-    }
-    return alike and metrics.get(SCENES) == digest
+    return same_settings(workspace, version) and (version.metrics or {}).get(SCENES) == digest
+
+
+def same_settings(workspace: Workspace, version: Version) -> bool:
+    """Whether a version's detector was trained by the settings of now."""
+    before, now = version.config, workspace.config
+    same = before.get("learn", {}).get("learner") == now.learn.learner and not before.get("changes")
+    return same and learning.of_training(before.get("detect", {})) == learning.of_training(now.detect.model_dump())
 
 
 def digest_of(detector: OnnxDetector) -> str:
-    """SHA-256 of the graph, whatever is said of it."""
+    """SHA-256 of the graph and of what its outputs mean, whatever else is said of it."""
     import onnx
 
     try:
@@ -197,7 +200,10 @@ def digest_of(detector: OnnxDetector) -> str:
     except Exception as error:
         raise Corrupt(f"The graph cannot be read: {error!r:.100}.", "Learn again.") from None
     del model.metadata_props[:]
-    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+    total = hashlib.sha256(model.SerializeToString(deterministic=True))
+    meant = {name: value for name, value in detector.description.to_json().items() if name not in ("licence", "source")}
+    total.update(json.dumps(meant, sort_keys=True).encode())
+    return total.hexdigest()
 
 
 def _licence(licence: str) -> str | None:

@@ -28,7 +28,6 @@ from everlearn.naming import clean_label, coarse
 from everlearn.stages import teach as teaching
 from everlearn.stages.detecting import crops, learning, sides
 from everlearn.stages.detecting.answering import standing
-from everlearn.stages.detecting.prove import iou
 from everlearn.types import SILENT, Box, Found, Refused, Scene
 from everlearn.validate.judge import admit
 
@@ -241,7 +240,7 @@ def _meant(detector: OnnxDetector, pixels: Image, label: str) -> tuple[Box, tupl
     if not mine:
         raise BadInput(f"no {name} is found on it.", "Cut it out, and teach with --whole.")
     sure = [_plain(box) for box in found if box.label == name and (box.confidence or 0) >= detector.thresholds[name]]
-    return replace(mine[0], label=label), tuple(box for box in sure if iou(box, mine[0]) < SAME)
+    return replace(mine[0], label=label), tuple(box for box in sure if scenes.overlap(box, mine[0]) < SAME)
 
 
 def _plain(box: Box) -> Box:
@@ -297,9 +296,9 @@ def _scene(workspace: Workspace, one: Shown) -> tuple[Scene, Box]:
     if before is None:
         return Scene((one.box, *one.others), (name,)), one.box
     mine = [box for box in before.boxes if coarse(box.label) == name]
-    same = max(mine, key=lambda box: iou(box, one.box), default=None)
+    same = max(mine, key=lambda box: scenes.overlap(box, one.box), default=None)
     about = None if before.about is None else (*before.about, name)
-    if same is None or iou(same, one.box) < SAME:
+    if same is None or scenes.overlap(same, one.box) < SAME:
         return Scene((*before.boxes, one.box), about), one.box
     box = replace(same, label=one.box.label)
     return Scene((*(other for other in before.boxes if other is not same), box), about), box

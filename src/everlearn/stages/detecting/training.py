@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from everlearn.catalog import snapshots, versions
+from everlearn.catalog import snapshots, turns, versions
 from everlearn.dataset.build import build
 from everlearn.errors import BadInput
 from everlearn.stages import teach
@@ -17,6 +17,7 @@ from everlearn.stages.detecting.learning import Base, Came, Lesson
 if TYPE_CHECKING:
     from everlearn.catalog.versions import Version
     from everlearn.model.detecting.training import DetectionWatch
+    from everlearn.stages.detecting.sides import Sides
     from everlearn.types import Progress
     from everlearn.workspace import Workspace
 
@@ -45,30 +46,25 @@ class Trained:
 
 def train(
     workspace: Workspace, progress: Progress, *, begin: str | None = None, changes: Mapping[str, Any] | None = None,
-    watch: DetectionWatch | None = None,
+    watch: DetectionWatch | None = None, anew: bool = False,
 ) -> Trained:  # fmt: skip
     """Train on all that is labelled, from nothing or from a version's weights, and register the best. changes: of the
-    job's fields (epochs, size, …). A training of the same that was killed goes on. Raises BadInput for a version
-    without weights, NotInstalled, TooFew."""
+    job's fields (epochs, size, …). A training of the same that was killed goes on; one that was finished is done again
+    only `anew`. Raises BadInput for a version that cannot be gone on from, NotInstalled, TooFew."""
     began = time.monotonic()
-    learning.check_installed()
-    if not workspace.config.learn.learner.startswith("yolo"):
-        raise BadInput(
-            f"learn.learner is {workspace.config.learn.learner}, which is used as it is.",
-            "Set learn.learner to yolo to train one.",
-        )
+    learning.check(workspace, changes or {})
     snapshot = build(workspace)
     divided = sides.of(workspace, snapshot)
-    base = None if begin is None else _begin(workspace, begin)
+    base = None if begin is None else _begin(workspace, begin, divided)
     given = Lesson(base, divided.train, (), divided.validation, divided.classes)
-    came = learning.trained(workspace, given, snapshot, progress, watch=watch, changes=changes)
+    came = learning.trained(workspace, given, snapshot, progress, watch=watch, changes=changes, anew=anew)
     found = taught.of_training(workspace, came, divided, learning.moved(base, divided), progress)
     with workspace.catalog.write() as tx:
         snapshots.mark_learned(tx, snapshot.number)
     entered = _entered(workspace, came.run)
     if entered is None:
         report = teach.reported(workspace.config.learn.learner, found, began, snapshot)
-        entered = teach.register(workspace, found, snapshot, report, f"trained: {came.run}")
+        entered = teach.register(workspace, found, snapshot, report, f"trained: {came.run}", changes=changes)
     return Trained(entered, came)
 
 
@@ -83,11 +79,17 @@ def assigned(change: Sequence[str]) -> dict[str, Any]:
     return {**own, "settings": values} if values else own
 
 
-def _begin(workspace: Workspace, name: str) -> Base:
+def _begin(workspace: Workspace, name: str, divided: Sides) -> Base:
     with workspace.catalog.read() as tx:
         version = versions.get(tx, name)
-    if version.retired or not learning.has_weights(workspace, version):
+        knowing = turns.setting_of(tx, turns.FORGETTING, [])
+    if version.retired or version.name in knowing or not learning.has_weights(workspace, version):
         raise BadInput(f"{version.name} has no weights to go on from.", "Name a version that was trained here.")
+    if seen := learning.held_out(workspace, version, divided):
+        raise BadInput(
+            f"{version.name} was trained on {seen} images that are held out now: what it would be chosen or tested by.",
+            "Train without --from.",
+        )
     return Base(version, {})
 
 

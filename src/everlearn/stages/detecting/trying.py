@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from everlearn.errors import TooFew
 from everlearn.evaluate.detection import detection
 from everlearn.evaluate.folds import folds_of
 from everlearn.stages.detecting import learning, prove, sides
@@ -87,4 +88,6 @@ class DetectorWay:
         first = next(folds_of(labels, groups, folds=PARTS, seed=self.workspace.config.detect.seed))
         train, choose = (tuple(self._scenes[row] for row in learned[rows]) for rows in (first.train, first.test))
         classes = sorted({box.label for one in (*train, *choose) for box in one.coarse})
+        if not classes:
+            raise TooFew(f"There is no box on {len(learned)} images of one part.", "Ask for fewer parts, or draw more.")
         return Lesson(None, train, (), choose, tuple(classes))

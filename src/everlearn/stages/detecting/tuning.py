@@ -27,6 +27,7 @@ from everlearn.learn.space import Dimension, combinations, parsed
 from everlearn.stages.detecting import learning, sides
 from everlearn.stages.detecting.learning import Following, Lesson
 from everlearn.stages.saved import folder_of
+from everlearn.stages.tuning import interrupted
 from everlearn.types import SILENT
 from everlearn.workspace import CHECKPOINTS, write_whole
 
@@ -107,7 +108,7 @@ def space(workspace: Workspace, written: Sequence[str] = DEFAULT) -> DetectorSpa
     names = [one.field for one in found]
     if twice := {name for name in names if names.count(name) > 1}:
         raise BadConfig(f"{', '.join(sorted(twice))} stands twice in the space.", "Name each field once.")
-    yolo.check_settings({name: None for name in names if name not in (*OWN, "lr0", "optimizer", "distil", "spec")})
+    yolo.check_settings({name: None for name in names if name not in (*OWN, "lr0", "optimizer")})
     now = {name: getattr(settings, name) for name in OWN}
     whole = [one if one.field not in OWN else _whole(one) for one in found]
     return DetectorSpace(tuple(whole), {**yolo.defaults(), **now, **learning.options(settings.options)})
@@ -139,11 +140,12 @@ def tune(
     url = sqlite(workspace.private("studies.db"))
     base = "tune-" + _digest({**about, "space": among.to_json(), "sampler": sampler, "seed": seed})[:10]
     there = [one for one in names(url) if one == base or one.startswith(f"{base}-")]
-    name = base if not there else f"{base}-{len(there) + 1}" if anew else max(there, key=len)
+    name = base if not there else f"{base}-{len(there) + 1}" if anew else max(there, key=lambda one: (len(one), one))
     search = Search.open(url, name, among, sampler=sampler, pruner=pruner, seed=seed,
                          about={"about": _digest(about)})  # fmt: skip
     search.plan(trials)
-    search.recover()
+    for lost in search.recover():
+        interrupted(workspace, lost)
     given = Lesson(None, divided.train, (), divided.validation, divided.classes)
     with workspace.catalog.read() as tx:
         before = [one.name for one in runs.every(tx, kind="tune") if one.config.get("study") == name]
