@@ -92,6 +92,11 @@ def test_what_the_memory_holds_is_learned_and_nothing_else(full: Database) -> No
             assert {one.id for one in there if one.learned} == {one.id for one in state}
             assert all(one.status == samples.status_of(one) for one in there)
             assert samples.counts(tx)["learned"] == len(state)
+        spoken = id_of(3)  # a person spoke while it was learned
+        samples.change(tx, [{"id": spoken, "label": "another", "learned": False}])
+        samples.restate(tx, [spoken])
+        snapshots.mark_learned(tx, 3)
+        assert samples.get(tx, spoken).status == "labelled"
 
 
 def test_forgetting_reduces_every_snapshot_that_held_a_sample(full: Database) -> None:

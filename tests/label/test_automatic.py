@@ -79,3 +79,22 @@ def test_a_contradiction_is_for_a_person_alone(workspace: Workspace) -> None:
         labels.say(tx, [labels.Said(id, "a", "folder"), labels.Said(id, "b", "csv")])
     automatic(workspace, _model(workspace, [0.99] * 6), Quiet())
     assert [one.id for one in waiting(workspace, 10)] == [id]
+
+
+def test_who_speaks_while_the_model_is_asked_is_not_asked_again(workspace: Workspace) -> None:
+    first, second, *_ = _ids(workspace)
+    model = _model(workspace, [0.5, 0.99, 0.5, 0.5, 0.5, 0.5])
+
+    def predict(ids: Sequence[str]) -> Sequence[Prediction]:
+        say(workspace, first, "mine")
+        say(workspace, second, "mine too")
+        return model.predict(ids)
+
+    done = automatic(workspace, Sure(predict, model.threshold, model.version), Quiet())
+    assert done.queued == 4
+    with workspace.catalog.read() as tx:
+        found = samples.some(tx, [first, second])
+    assert [(found[id].label, found[id].status) for id in (first, second)] == [
+        ("mine", "labelled"),
+        ("mine too", "labelled"),
+    ]

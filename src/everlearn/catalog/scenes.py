@@ -188,7 +188,10 @@ class Proposal:
 
 
 def propose(tx: Connection, proposals: Mapping[SampleId, Proposal]) -> None:
-    """Keep the newest proposal for each of these samples."""
+    """Keep the newest proposal for each of these samples; those that were answered go. Not with the answer itself: who
+    takes it back is asked again, with what was proposed."""
+    answered = sa.select(sample.c.id).where(sample.c.status.in_(("labelled", "learned")))
+    tx.execute(proposal.delete().where(proposal.c.sample_id.in_(answered)))
     for chunk in samples.chunks(proposals):
         tx.execute(proposal.delete().where(proposal.c.sample_id.in_(chunk)))
     rows = [
