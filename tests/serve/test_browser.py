@@ -14,6 +14,7 @@ import pytest
 
 from everlearn.catalog import labels, leases, samples, scenes
 from everlearn.catalog.tables import now
+from everlearn.label import person
 from everlearn.types import Scene
 from everlearn.workspace import Workspace
 
@@ -43,13 +44,14 @@ def opened(browser: Any) -> Iterator[Open]:
     complain of fails the test."""
     contexts, wrong = [], []
 
-    def _open(url: str, workspace: Workspace, name: str = "mina", **options: Any) -> Any:
+    def _open(url: str, workspace: Workspace, name: str = "mina", *, quiet: bool = True, **options: Any) -> Any:
         context = browser.new_context(viewport={"width": 1000, "height": 700}, **options)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(20_000)
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+        if quiet:  # a refused request is an error on the console too
+            page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
         page.goto(f"{url}/sign-in#token={desk.token(workspace, name)}")
         page.wait_for_selector("#main[data-sample]")
         return page
@@ -292,7 +294,7 @@ def test_loaded_again_and_left(tmp_path: Path, opened: Open) -> None:
         page.reload()
         page.wait_for_selector("#main[data-sample]")
         assert shown(page) == first
-        page.wait_for_function("document.getElementById('waiting').textContent")
+        page.wait_for_function("() => document.getElementById('waiting').textContent")
         page.goto(f"{url}/sign-in")
         for _ in range(100):
             with workspace.catalog.read() as tx:
@@ -383,8 +385,37 @@ def test_a_wrong_token_is_told(tmp_path: Path, browser: Any) -> None:
         assert page.url.endswith("/sign-in")
         page.fill("#token", "0123456789abcdef.wrong")
         page.keyboard.press("Enter")
-        page.wait_for_function("document.getElementById('status').textContent.includes('not known')")
+        page.wait_for_function("() => document.getElementById('status').textContent.includes('not known')")
         page.fill("#token", desk.token(workspace))
         page.keyboard.press("Enter")
         page.wait_for_selector("#main[data-sample]")
         page.close()
+
+
+def test_what_cannot_be_seen_is_not_answered(tmp_path: Path, opened: Open) -> None:
+    """A broken image, an image that another answered, a server that was away for a moment."""
+    workspace, (broken, second, third) = desk.desk(tmp_path / "w", 3)
+    with workspace.catalog.read() as tx:
+        key = samples.some(tx, [broken])[broken].key
+    (workspace.root / key).write_bytes(b"no image at all")
+    with desk.serving(workspace) as url:
+        page = opened(url, workspace, quiet=False)
+        page.keyboard.press("Enter")
+        assert "cannot be shown" in page.inner_text("#status")
+        to_next(page, "s")
+        assert page.locator("#failure").is_hidden()
+        person.draw(workspace, second, Scene(()), "joon")
+        to_next(page, "Enter")
+        page.wait_for_function("() => document.getElementById('failure-words').textContent.includes('answered already')")
+        page.context.set_offline(True)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#failure-again:visible")
+        page.context.set_offline(False)
+        page.click("#failure-again")
+        page.wait_for_selector("#empty:visible")
+        arrived(page, 1)
+    assert label_of(workspace, broken) is None
+    with workspace.catalog.read() as tx:
+        assert [(one.sample_id, one.who) for one in labels.events(tx, [second, third])] == [
+            (second, "joon"), (third, "mina"),
+        ]  # fmt: skip

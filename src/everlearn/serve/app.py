@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from everlearn import files
 from everlearn.errors import EverlearnError
-from everlearn.serve import auth, faults, review, site
+from everlearn.serve import auth, errors, review, site
 from everlearn.serve.guard import Guard
 from everlearn.serve.vocabulary import Vocabulary
 from everlearn.workspace import Workspace
@@ -45,7 +45,7 @@ def app(workspace: Workspace) -> FastAPI:
     )  # fmt: skip
     made.state.door = auth.Door(workspace)
     made.state.vocabulary = Vocabulary(workspace)
-    faults.handle(made)
+    errors.handle(made)
     for part in (auth, review, site):
         made.include_router(part.router)
     made.mount("/static", site.static())

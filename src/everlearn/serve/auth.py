@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from everlearn.catalog import reviewers
 from everlearn.catalog.reviewers import Reviewer
-from everlearn.serve.faults import Denied, Forbidden, TooMany
+from everlearn.serve.errors import Denied, Forbidden, TooMany
 from everlearn.workspace import Workspace
 
 MOST_WRONG, WRONG_SECONDS = 10, 60.0

@@ -13,7 +13,7 @@ import time
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from everlearn.serve.faults import told
+from everlearn.serve.errors import told
 
 LOG = logging.getLogger("everlearn.serve")
 MOST_BYTES = 1 << 20

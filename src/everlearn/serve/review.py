@@ -23,7 +23,7 @@ from everlearn.image.header import read_header
 from everlearn.label import person as people
 from everlearn.naming import denied, is_scene
 from everlearn.serve.auth import Person, There
-from everlearn.serve.faults import Conflict, Forbidden
+from everlearn.serve.errors import Conflict, Forbidden
 from everlearn.serve.forms import (
     Answered,
     DrawnBox,

@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from everlearn.serve.auth import Door, There, door
-from everlearn.serve.faults import Denied
+from everlearn.serve.errors import Denied
 from everlearn.serve.words import WORDS, Lang
 
 if TYPE_CHECKING:

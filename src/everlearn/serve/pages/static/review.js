@@ -82,7 +82,7 @@ async function show(next) {
   if (!next) return nothing();
   shown += 1;
   const { item, pixels, error } = next;
-  fail(error ? error.message : null);
+  if (error) fail(error.message, null);
   await offer(item);
   if (held !== next) return undefined;
   const image = byId("image");
@@ -158,6 +158,11 @@ function nothing() {
 
 function answer(body, kept = null) {
   if (!held || queue.current !== held || queue.stuck) return;
+  if (held.error) {
+    tell(held.error.message); // nobody has seen it
+    return;
+  }
+  fail(null);
   done += 1;
   queue.answer(body, kept);
 }
@@ -189,10 +194,11 @@ function reject() {
   if (!held) return;
   const { item } = held;
   if (task === "detect") answer({ boxes: [], about: looked(item, []) }, editor.boxes.all.map((box) => ({ ...box })));
-  else if (suggestion(item) !== null) answer({ not: suggestion(item) });
+  else if (task === "classify" && suggestion(item) !== null) answer({ not: suggestion(item) });
 }
 
 function skip() {
+  if (!queue.stuck) fail(null);
   tell(say("said_skipped"));
   queue.skip();
 }
