@@ -170,5 +170,16 @@ def test_five_of_each_are_told_apart_and_a_stranger_is_refused(workspace):
         answers = [found.head.answers[best] for best in found.head.table(memory.basis.phi(new)).argmax(axis=1)]
         wrong += sum(answer != wanted for answer in answers)
     assert wrong <= 8  # of 40
+    sure = crops.sureness(found)
+    assert set(sure) == set(found.head.answers) and all(1 / 3 <= one <= 1 for one in sure.values())
+    assert sure["thing/star"] > 1 / 3
     left = crops.left_out(found)
     assert set(left) <= set(held) and sum(left[id] == held[id][0] for id in left) >= 0.7 * len(left)
+
+
+def test_one_kind_without_strangers_is_answered_always(workspace):
+    memory = CropMemory(workspace, BASIS, "thing")
+    memory.hold(kept(workspace, "star", range(3)), SILENT)
+    found = memory.fitted(SILENT)
+    assert found.head.answers == ("thing/star",) and found.head.table(BASIS.phi([things.draw("ring", 0)[0]])) == 1
+    assert crops.sureness(found) == {"thing/star": 1.0} and crops.left_out(found) == {}

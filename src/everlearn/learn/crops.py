@@ -28,6 +28,8 @@ from everlearn.workspace import CHECKPOINTS
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from everlearn.learn.extract import Basis
     from everlearn.types import Progress
     from everlearn.workspace import Workspace
@@ -135,6 +137,34 @@ def left_out(found: Fitted) -> dict[CropId, str | None]:
             accepted = margins is None or found.head.unknown is None or bool(margins[row] > 0)
             answers[id] = view.classes[int(scores.argmax())] if accepted else None
     return answers
+
+
+def sureness(found: Fitted) -> dict[str, float]:
+    """Of each class, and of `unknown` where that is an answer, the probability that nine of ten crops have that are
+    rightly answered so by what has not learned them; where there are none, the least that an answer can have."""
+    head, view = found.head, found.held_out
+    least = 1 / len(head.answers)
+    sure = dict.fromkeys(head.answers, least)
+    if view is None:
+        return sure
+    table, labels = view.probabilities(), np.asarray(view.cached.labels, dtype=object)
+    rejection = head.unknown if found.unknown is not None else None
+    strange = np.zeros(len(labels))
+    if rejection is not None and found.unknown is not None:  # as `Head.table`: unknown beside the best class
+        strange = np.exp(np.clip(-found.unknown.margins / rejection.width, -50, 50))
+    for column, name in enumerate(head.classes):
+        best = table.max(axis=1)
+        right = (labels == name) & (table[:, column] == best) & (strange < 1)
+        if right.any():
+            sure[name] = max(least, _low(1 / (1 / best[right] + strange[right])))
+    refused = (labels == UNKNOWN) & (strange >= 1)
+    if rejection is not None and refused.any():
+        sure[UNKNOWN] = max(least, _low(strange[refused] / (len(head.classes) + strange[refused])))
+    return sure
+
+
+def _low(values: NDArray[np.floating]) -> float:
+    return float(np.quantile(values, 0.1, method="lower"))
 
 
 def _hash(id: CropId) -> bytes:

@@ -53,6 +53,16 @@ class Solved:
     def classes(self, coarse: Sequence[str]) -> tuple[str, ...]:
         return (*coarse, *sorted(name for one in self.fitted.values() for name in one.head.classes))
 
+    def thresholds(self, given: Mapping[str, float]) -> dict[str, float]:
+        """The detector's, and those of whole labels: of boxes that the detector tells, nine of ten stay above them when
+        the memory's confidence is multiplied in."""
+        found = dict(given)
+        for name, one in self.fitted.items():
+            if name in given:
+                told = memories.sureness(one).items()
+                found |= {name if said == UNKNOWN else said: round(given[name] * share, 6) for said, share in told}
+        return found
+
     def about(self) -> dict[str, Any]:
         return {"pipeline": {
             "crops": {name: _about(self.fitted[name], held) for name, held in sorted(self.held.items())},

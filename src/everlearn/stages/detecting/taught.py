@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 PROBES = 8
 """Validation images on which the graph is held against the network."""
+DIGITS = 6
+"""Of a threshold."""
 SCENES = "scenes"
 """In a version's metrics: the digest of what its detector was trained on."""
 
@@ -65,7 +68,10 @@ class Detecting:
             "answers": "as one graph, anywhere", "thresholds": dict(self.thresholds), "size": self.detector.size,
             "digest": digest_of(self.detector),
         }  # fmt: skip
-        return found | (self.memory.about() if self.memory else {})
+        if self.memory is None:
+            return found
+        told = {"answers": "as two graphs, anywhere", "thresholds": self.memory.thresholds(self.thresholds)}
+        return found | told | self.memory.about()
 
     def write(self, folder: Path, card: dict[str, Any]) -> tuple[Files, dict[str, Any]]:
         from everlearn.model.detecting.bundle import export_detector
@@ -176,7 +182,9 @@ def thresholds_of(
     known = [name for name in prove.classes_of(seen) if name in detector.classes]
     if not known:
         return {}
-    return {one.name: round(one.confidence, 6) for one in detection(seen, known).classes}
+    chosen = {one.name: one.confidence for one in detection(seen, known).classes}
+    # rounded down: the box that the threshold was chosen at is still told
+    return {name: math.floor(value * 10**DIGITS) / 10**DIGITS for name, value in chosen.items()}
 
 
 def same_detector(workspace: Workspace, version: Version, digest: str) -> bool:
