@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in (
         ("side", 96), ("old", 200), ("new", 200), ("replay", 60), ("epochs", 60), ("more", 30), ("test", 200),
-        ("threads", 2), ("seed", 0),
+        ("batch", 8), ("threads", 2), ("seed", 0),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--distil", type=float, default=1.0)
@@ -111,8 +111,8 @@ def _trained(
     sides = {"train": [f"{one}/images" for one in train], "val": [f"{one}/images" for one in val]}
     data.write_text(json.dumps({"names": list(classes), **sides}))
     job = DetectionJob(
-        "yolo11n.yaml", classes, str(data), str(root / f"run_{name}"), size=given.side, epochs=epochs, patience=0,
-        seed=given.seed, plots=False, **more,
+        "yolo11n.yaml", classes, str(data), str(root / f"run_{name}"), size=given.side, epochs=epochs,
+        batch=given.batch, patience=0, seed=given.seed, plots=False, **more,
     )  # fmt: skip
     return yolo.train(job).best
 

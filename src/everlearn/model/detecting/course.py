@@ -12,21 +12,18 @@ import hashlib
 import io
 import json
 import random
-import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from everlearn.errors import BadConfig, BadInput, TooFew
-from everlearn.model.detecting import labels, remembering, weights
+from everlearn.model.detecting import labels, quiet, remembering, weights
 from everlearn.model.detecting.losses import DISTIL, criterion
 from everlearn.model.detecting.pictures import Images, Judge
 from everlearn.model.detecting.remembering import Answers
@@ -324,7 +321,7 @@ class Course(DetectionTrainer):  # type: ignore[misc]
         metrics = self.validator(self)
         if self.args.plots:
             self.plot_metrics()
-            _drawn()
+            quiet.wait_for_pictures()
         box = self.validator.metrics.box
         found = {int(kind): (float(box.ap50[row]), float(box.ap[row])) for row, kind in enumerate(box.ap_class_index)}
         per_class = {name: found[number] for number, name in enumerate(self.job.classes) if number in found}
@@ -360,37 +357,12 @@ def _plain_numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(one) for name, one in values.items()}
 
 
-def _drawn() -> None:
-    """Ultralytics draws its pictures in threads of their own: they are waited for."""
-    for thread in threading.enumerate():
-        work = getattr(thread, "_target", None)
-        if getattr(work, "__module__", "").startswith("ultralytics"):
-            thread.join()
-
-
 def _named(values: Mapping[str, float], prefix: str) -> dict[str, float]:
     return {key.removeprefix(prefix): float(one) for key, one in values.items() if key.startswith(prefix)}
 
 
 def _plain(epoch: DetectionEpoch) -> dict[str, Any]:
     return {name: getattr(epoch, name) for name in epoch.__slots__}
-
-
-@contextmanager
-def own_draws() -> Iterator[None]:
-    """Whatever is drawn inside, and however exactly torch was told to compute, is as before afterwards."""
-    drawing, numbers, exact = random.getstate(), np.random.get_state(), torch.are_deterministic_algorithms_enabled()  # noqa: NPY002
-    warning, threads = torch.is_deterministic_algorithms_warn_only_enabled(), cv2.getNumThreads()
-    cv2.setNumThreads(0)  # its threads do not survive in processes that are forked
-    devices = range(torch.cuda.device_count())
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        random.setstate(drawing)
-        np.random.set_state(numbers)  # noqa: NPY002
-        torch.use_deterministic_algorithms(exact, warn_only=warning)
-        cv2.setNumThreads(threads)
 
 
 def done(job: DetectionJob) -> TrainedDetector | None:

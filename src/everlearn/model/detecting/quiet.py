@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -116,3 +117,36 @@ def _silence() -> None:
 class _Passed(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         _LOGGER.debug("%s", record.getMessage().strip())
+
+
+@contextmanager
+def own_draws() -> Iterator[None]:
+    """Whatever is drawn inside, and however exactly torch was told to compute, is as before afterwards."""
+    import random
+
+    import cv2
+    import numpy as np
+    import torch
+
+    drawing, numbers, exact = random.getstate(), np.random.get_state(), torch.are_deterministic_algorithms_enabled()  # noqa: NPY002
+    warning, threads = torch.is_deterministic_algorithms_warn_only_enabled(), cv2.getNumThreads()
+    cv2.setNumThreads(0)  # its threads do not survive in processes that are forked
+    devices = range(torch.cuda.device_count())
+    try:
+        with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
+            # letters that no font has, sums whose last bits differ on a GPU
+            warnings.filterwarnings("ignore", category=UserWarning, module="ultralytics|torch|matplotlib")
+            yield
+    finally:
+        random.setstate(drawing)
+        np.random.set_state(numbers)  # noqa: NPY002
+        torch.use_deterministic_algorithms(exact, warn_only=warning)
+        cv2.setNumThreads(threads)
+
+
+def wait_for_pictures() -> None:
+    """Ultralytics draws its pictures in threads of their own: they are waited for."""
+    for thread in threading.enumerate():
+        work = getattr(thread, "_target", None)
+        if getattr(work, "__module__", "").startswith("ultralytics"):
+            thread.join()

@@ -322,13 +322,13 @@ def train(job: DetectionJob, watch: DetectionWatch = UNWATCHED, *, base: Path | 
 
     base: the folder that a relative `spec` is looked for in. Raises BadConfig, BadInput, Missing.
     """
-    from everlearn.model.detecting.course import Course, done, own_draws
+    from everlearn.model.detecting.course import Course, done
 
     before = done(job)
     if before is not None:
         return before
     teacher = None if job.teacher is None else YoloDetector.open(Path(job.teacher))
-    with own_draws():
+    with quiet.own_draws():
         try:
             course = Course(job, begun(job, base), teacher, watch, overrides(job))
         except (TypeError, ValueError, SyntaxError) as error:
