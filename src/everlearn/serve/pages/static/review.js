@@ -74,27 +74,31 @@ function focus() {
 
 // --- showing ------------------------------------------------------------------------------------------------------
 
+/** Until all of an image is shown nothing answers it: what is drawn would still be of the one before. */
 async function show(next) {
-  held = next;
+  held = null;
   byId("main").hidden = !next;
   byId("empty").hidden = Boolean(next);
   byId("loading").hidden = Boolean(next);
-  if (!next) return nothing();
-  shown += 1;
+  if (!next) {
+    nothing();
+    return;
+  }
   const { item, pixels, error } = next;
   if (error) fail(error.message, null);
   await offer(item);
-  if (held !== next) return undefined;
+  if (queue.current !== next) return;
+  shown += 1;
   const image = byId("image");
   image.hidden = !pixels;
   if (pixels) image.src = pixels.url;
   view.load(pixels?.width ?? item.width ?? 1, pixels?.height ?? item.height ?? 1);
   facts(item);
   const what = task === "detect" ? boxes(next) : suggest(item);
+  held = next;
   byId("main").dataset.sample = item.sample;
   tell(say("said_image", { n: shown, what }));
   focus();
-  return undefined;
 }
 
 /** The labels that there are, where they have changed. */
