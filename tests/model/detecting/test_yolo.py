@@ -405,3 +405,31 @@ def test_the_graph_says_what_the_network_says() -> None:
             assert one.label == two.label
             for side in ("x", "y", "width", "height", "confidence"):
                 assert abs(getattr(one, side) - getattr(two, side)) < 1e-5
+
+
+def test_a_mosaic_is_made_of_images_whose_labels_cover_the_same(tmp_path: Path) -> None:
+    from ultralytics.cfg import get_cfg
+
+    from everlearn.image import encode_jpeg
+    from everlearn.model.detecting.pictures import Images
+
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+    colours = {"red": (220, 30, 30), "blue": (30, 30, 220)}
+    for name, colour in colours.items():
+        for number in range(4):
+            picture = np.broadcast_to(np.array(colour, np.uint8), (64, 64, 3))
+            (tmp_path / f"images/{name}{number}.jpg").write_bytes(encode_jpeg(np.ascontiguousarray(picture), 95))
+            (tmp_path / f"labels/{name}{number}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    about = {f"blue{number}.jpg": frozenset({0}) for number in range(4)}
+    settings = get_cfg(overrides={"imgsz": 64, "mosaic": 1.0, "hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0})
+    random.seed(0)
+    found = Images([tmp_path / "images"], settings, {"names": {0: "a", 1: "b"}}, about, augment=True, batch=4)
+    several = 0
+    for place in [*range(len(found))] * 3:
+        one = found[place]
+        red, blue = ((one["img"][channel].float() > 150).float().mean() for channel in (0, 2))
+        assert min(red, blue) == 0 < max(red, blue)
+        assert (blue > 0) == ("blue" in one["im_file"])
+        several += len(one["cls"]) > 1
+    assert several  # they are mosaics indeed
