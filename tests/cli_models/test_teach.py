@@ -212,6 +212,19 @@ def _is(tx: Any, id: str, label: str) -> bool:
     return any(box.label == label for box in scenes.of(tx, [id])[id].boxes)
 
 
+def test_the_champion_knows_it_at_once_where_that_is_said(taught: Everlearn, tmp_path: Path):
+    new = things.write(tmp_path / "new", "triangle", 4, first=100)
+    taught("promote", "v1.1", "--force", "--reason", "it is there first")
+    five = things.write(tmp_path / "taught", "triangle", 5)
+    assert taught("teach", "thing/triangle", *five[:4])["promoted"] is False
+    answers = [one["label"] for one in taught("predict", *new)["predictions"]]
+    assert "thing/triangle" not in answers  # the champion has not learned it
+    assert taught("teach", "thing/triangle", *five, "--promote")["promoted"] is True
+    answers = [one["label"] for one in taught("predict", *new)["predictions"]]
+    assert answers.count("thing/triangle") >= 2
+    assert taught("status")["champion"] == "v1.3"
+
+
 def test_killed_on_the_way_the_same_command_finishes(taught: Everlearn, tmp_path: Path, monkeypatch):
     paths = things.write(tmp_path / "taught", "triangle", 4)
 
