@@ -110,6 +110,7 @@ def test_what_cannot_be_taught_is_said_image_by_image(taught: Everlearn, tmp_pat
     told = {Path(one["path"]).name: one["reason"] for one in found["refused"]}
     assert set(told) == {"blank.png", "notes.txt", "missing.png"}
     assert "no thing is found" in told["blank.png"] and "--whole" in told["blank.png"]
+    assert "empty" in taught("teach", "thing/triangle", "", code=2)["error"]["message"]
     refused = taught("teach", "thing/triangle", blank, code=2)["error"]
     assert "blank.png" in refused["message"]
     for label, word in (("thing/", "two parts"), ("/cross", "two parts"), ("dog/rex", "dog"), ("dog", "two parts")):

@@ -42,7 +42,7 @@ FOUND_FROM = 0.1
 """Least confidence of a box that is taken for what a person says the image shows."""
 SAME = 0.5
 """IoU from which a box that was drawn before is the one that is meant."""
-MOST = 1000
+MOST = 200
 """Images of one command: whatever is more is a data set."""
 OF_DETECTOR = ("run", "best_epoch", "map50_validation")
 """Of a version's metrics, what holds as long as its detector stays."""
@@ -226,6 +226,8 @@ def _looked(
 def _items(paths: Sequence[str]) -> Iterator[Found | Refused]:
     for path in paths:
         try:
+            if not path.strip():  # which would be the current folder
+                raise BadInput("a path is empty.", "Name an image.")
             yield from open_source(path, SourceOptions(labels_from="none")).items()
         except EverlearnError as error:
             yield Refused(path, error.message)
