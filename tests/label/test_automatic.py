@@ -42,7 +42,7 @@ def _model(workspace: Workspace, sure: Sequence[float], threshold: float | None 
 def test_sure_answers_label_and_the_rest_waits_least_certain_first(workspace: Workspace) -> None:
     ids = _ids(workspace)
     done = automatic(workspace, _model(workspace, [0.95, 0.9, 0.89, 0.5, 0.7, 0.99]), Quiet())
-    assert (done.labelled, done.queued) == (3, 3)
+    assert (done.labelled, done.queued, done.share) == (3, 3, 0.5)
     assert [one.id for one in waiting(workspace, 10)] == [ids[3], ids[4], ids[2]]
     assert len(waiting(workspace, 2)) == 2
     with workspace.catalog.read() as tx:
@@ -61,6 +61,7 @@ def test_without_a_model_everything_waits(workspace: Workspace) -> None:
     assert {one.queue_reason for one in waiting(workspace, 10)} == {"no_model"}
     better = automatic(workspace, _model(workspace, [0.95] * 6), Quiet())
     assert (better.labelled, better.queued) == (6, 0), "a model that comes later answers what waited"
+    assert better.share is None, "none of it was new"
 
 
 def test_a_person_holds_over_the_model(workspace: Workspace) -> None:

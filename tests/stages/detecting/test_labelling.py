@@ -26,6 +26,7 @@ from everlearn.label.thresholds import audited, draw
 from everlearn.model.detecting import detector as detectors
 from everlearn.stages.detecting import proposing, reviewed
 from everlearn.stages.detecting.labelling import PROOF
+from everlearn.turn import Turn
 from everlearn.types import Box, Member, Scene
 from everlearn.workspace import Workspace
 from tests.make import Quiet, add_image
@@ -267,6 +268,20 @@ def test_a_teacher_that_is_not_there_is_named(tmp_path: Path, known: Known) -> N
     set_to(workspace, teachers=[f"onnx:{tmp_path / 'opinions'}"])
     with pytest.raises(BadInput, match="opinions"):
         stages.label(workspace, Quiet())
+
+
+def test_the_share_for_people_is_told_turn_by_turn(tmp_path: Path, known: Known) -> None:
+    workspace = make(tmp_path, trust=0.6)
+    for seed, confidence in enumerate((0.9, 0.5, 0.9, 0.9)):
+        show(workspace, known, seed, says=[replace(one, confidence=confidence) for one in truth(seed)])
+    done = Turn(1, labelling=stages.label(workspace, Quiet()))
+    assert done.to_json()["share_for_people"] == 0.25
+    assert any("of the new ones 25.0% need a person" in line for line in done.lines())
+    again = Turn(2, labelling=stages.label(workspace, Quiet()))
+    with workspace.catalog.write() as tx:
+        turns.end(tx, turns.begin(tx), "held", done.to_json())
+        turns.end(tx, turns.begin(tx), "nothing new", again.to_json())
+    assert stages.status(workspace)["share_for_people"] == {"1": 0.25}
 
 
 # --- with a proof ---------------------------------------------------------------------------------------------------
