@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from everlearn.catalog import samples
-from everlearn.catalog.tables import label_event, member, now, proposal, sample, scene
+from everlearn.catalog.tables import label_event, member, now, proposal, regression, sample, scene
 from everlearn.errors import BadInput
 from everlearn.naming import clean_label, coarse, is_scene, scene_label
 from everlearn.types import Box, SampleId, Scene
@@ -169,8 +169,9 @@ def overlap(a: Box, b: Box) -> float:
 
 
 def clear(tx: Connection) -> int:
-    """Remove scenes that no word, sample or snapshot names any more; returns how many."""
-    used = [sa.select(table.c.label).where(table.c.label.is_not(None)) for table in (label_event, sample, member)]
+    """Remove scenes that no word, sample, snapshot or reported mistake names any more; returns how many."""
+    naming = (label_event.c.label, sample.c.label, member.c.label, regression.c.wrong, regression.c.right)
+    used = [sa.select(column).where(column.is_not(None)) for column in naming]
     gone = scene.delete().where(*(scene.c.id.not_in(one) for one in used))
     return int(tx.execute(gone).rowcount)
 

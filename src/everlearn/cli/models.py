@@ -118,11 +118,13 @@ def feedback(
 
 def regressions(context: Context) -> Answer:
     """The mistakes that people have reported. Every candidate must answer them."""
-    from everlearn.catalog import answers
+    from everlearn.catalog import answers, scenes
 
     workspace = opened(context)
     with workspace.catalog.read() as tx:
         cases = answers.cases(tx)
+        words = scenes.words(tx, {label for one in cases for label in (one["wrong"], one["right"])})
+    cases = [{**one, **{name: words.get(one[name]) for name in ("wrong", "right")}} for one in cases]
     rows = [[c["sample_id"], c["wrong"] or "-", c["right"] or "-", c["version"]] for c in cases]
     return Answer({"cases": cases}, table(rows, ["sample", "said", "right", "model"]) if rows else ["None."])
 

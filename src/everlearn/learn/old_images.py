@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -69,4 +69,3 @@ def _next(waiting: list[Old], taken: Collection[SampleId], room: int) -> Old | N
 
 def _rank(one: Old) -> tuple[bytes, str]:
     return hashlib.sha256(b"old images\0" + one.id.encode()).digest(), one.id
-

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from everlearn import registry
 from everlearn.catalog import scenes, versions
-from everlearn.errors import BadInput
+from everlearn.errors import BadInput, Missing
 from everlearn.naming import coarse
 from everlearn.types import Box, Scene
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
+    from everlearn.catalog.versions import Version
     from everlearn.types import SampleId
     from everlearn.workspace import Workspace
 
@@ -27,10 +28,18 @@ def heard(
             f"{label!r} is a class, and this answer is boxes.",
             "Say --wrong, and draw the right ones: everlearn review --browser",
         )
-    version = versions.get(tx, answer["version"])
-    about = tuple(sorted({coarse(name) for name in registry.card(workspace, version).get("classes", [])}))
-    (said,) = scenes.keep(tx, [Scene(tuple(_plain(one) for one in scenes.boxes_of(answer["boxes"] or [])), about)])
+    boxes = tuple(_plain(one) for one in scenes.boxes_of(answer["boxes"] or []))
+    (said,) = scenes.keep(tx, [Scene(boxes, _looked_for(workspace, versions.get(tx, answer["version"])))])
     return said, said if right else None
+
+
+def _looked_for(workspace: Workspace, version: Version) -> tuple[str, ...]:
+    """The classes that a version knows; of one whose files are gone nothing but its boxes is known."""
+    try:
+        names = registry.card(workspace, version).get("classes", [])
+    except Missing:
+        names = []
+    return tuple(sorted({coarse(name) for name in names}))
 
 
 def propose(tx: Connection, sample: SampleId, answer: dict[str, Any]) -> None:
