@@ -8,6 +8,8 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -34,12 +36,18 @@ def _imports(path: Path) -> set[str]:
     return found - set(sys.stdlib_module_names) - {"everlearn"}
 
 
+@cache
+def _owners() -> Mapping[str, list[str]]:
+    """Package to the distributions that bring it: read once, for it looks at every file that is installed."""
+    return packages_distributions()
+
+
 @pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
 def test_every_import_is_declared(path: Path) -> None:
     groups = PROJECT["optional-dependencies"]
     extras = [need for name in groups.keys() - {"test", "bench", "docs"} for need in groups[name]]
     declared = {_plain(need) for need in [*PROJECT["dependencies"], *extras]}
-    owners = packages_distributions()
+    owners = _owners()
     for package in _imports(path):
         names = {_plain(owner) for owner in owners.get(package, [package])}
         assert names & declared, f"{path.name} imports {package}, which pyproject.toml does not declare"
