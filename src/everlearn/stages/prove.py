@@ -60,6 +60,9 @@ class Evaluated:
             if v.get(name) is not None:
                 low, high = v["intervals"].get(name) or (None, None)
                 lines.append(f"  {name:18}{v[name]:.4f}" + (f"   ({low:.4f} to {high:.4f})" if low is not None else ""))
+        if v.get("coarse"):
+            told = ", ".join(f"{name} {value:.4f}" for name, value in v["coarse"].items() if value is not None)
+            lines.append(f"  the detector alone, by the first part of labels: {told}")
         if v.get("unknown"):
             lines += _about_unknown(v["unknown"])
         for name, gate in v["gates"].items():
@@ -106,6 +109,8 @@ class Outcome:
     counts: dict[str, int]
     card: Mapping[str, Any]
     strangers: OpenSet | None = None
+    coarse: Mapping[str, float] | None = None
+    """Of a detector with a memory of crops, the figures of the detector alone, by the first part of labels."""
 
 
 def evaluate(workspace: Workspace, model: str | None, progress: Progress) -> Evaluated:
@@ -155,6 +160,7 @@ def evaluate(workspace: Workspace, model: str | None, progress: Progress) -> Eva
         "forgetting": past.forgetting.value if past and past.forgetting else None,
         "backward_transfer": past.backward_transfer.value if past and past.backward_transfer else None,
         **by_part(outcome.metrics),
+        **({} if outcome.coarse is None else {"coarse": dict(outcome.coarse)}),
         "gates": {name: gate.to_json() for name, gate in found.items()},
         "unknown": outcome.strangers.to_json() if outcome.strangers else None,
         "regressions": outcome.cases,

@@ -14,6 +14,7 @@ from everlearn.learn.features import images
 from everlearn.naming import coarse
 from everlearn.stages.detecting import sides
 from everlearn.stages.detecting.answering import BATCH, detector_of, found_on, opened
+from everlearn.stages.detecting.crops import coarsened
 from everlearn.stages.prove import PAST, Outcome, looks
 from everlearn.stages.reporting import card_of
 
@@ -50,7 +51,16 @@ def outcome(
     history, names = ([], []) if chosen.file else _history(workspace, chosen.version, own, test, metrics, progress)
     cases = _cases(workspace, own, progress)
     counts = {one.name: one.boxes for one in metrics.classes}
-    return Outcome(metrics, comparison, cases, history, names, counts, card)
+    return Outcome(metrics, comparison, cases, history, names, counts, card, coarse=_coarse(seen))
+
+
+def _coarse(seen: Sequence[Seen]) -> dict[str, float] | None:
+    """How good the detector alone is, where a memory of crops tells second parts of labels apart."""
+    if not any("/" in name for name in classes_of(seen)):
+        return None
+    alone = [coarsened(one) for one in seen]
+    found = average_precisions(alone, classes_of(alone))
+    return {"map50": sum(found.values()) / len(found)}
 
 
 def asked_of(detector: Detector, seen: Sequence[Seen]) -> list[str]:
