@@ -83,5 +83,5 @@ def result_of(folder: Path) -> TrainedDetector:
         return TrainedDetector.from_json(said, folder / "weights")
     except FileNotFoundError:
         raise Missing(f"{folder} holds no finished training.", "It was removed, or never ended: train again.") from None
-    except ValueError as error:
-        raise Corrupt(f"{folder}/result.json cannot be read: {error}.", "Train anew.") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise Corrupt(f"{folder}/result.json cannot be read: {error!r:.100}.", "Train anew.") from None
