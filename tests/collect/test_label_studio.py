@@ -128,6 +128,14 @@ def test_a_task_that_cannot_be_refuses_its_image_alone(tmp_path, image, given, r
     assert len(refused) == 2
 
 
+def test_an_endless_path_is_not_walked(tmp_path):
+    picture(tmp_path / "b/a.png")
+    picture(tmp_path / "c.png")
+    export(tmp_path, task("x/" * 200_000 + "b/a.png", region()), task("x/" * 200_000 + "none.png", region()))
+    found, refused = read(tmp_path)
+    assert set(found) == {"a.png"} and "is not there" in reasons(refused)
+
+
 def test_a_folder_without_an_export(tmp_path):
     write(tmp_path / "a.json", "{}")
     with pytest.raises(BadInput, match="no Label Studio export"):

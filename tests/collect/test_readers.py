@@ -209,6 +209,10 @@ def test_yolo_without_names_and_with_key_points(tmp_path: Path) -> None:
         "names: 2025-99-99",
         "names: [\x00]",
         "x" * 1_100_000,
+        "names: {0: 0x" + "f" * 6000 + "}",
+        "names: [a]\nversion: 0x" + "f" * 6000,
+        "names: [a]\nversion: " + "1:" * 400_000 + "1",
+        "names: [a]\nversion: " + "1:" * 300 + "1.5",
     ],
 )
 def test_yaml_bombs_and_nonsense(tmp_path: Path, text: str) -> None:
@@ -217,6 +221,15 @@ def test_yaml_bombs_and_nonsense(tmp_path: Path, text: str) -> None:
         read(tmp_path)
     assert "data.yaml" in error.value.message
     assert error.value.message.isprintable()
+
+
+def test_endless_paths_are_not_walked(tmp_path: Path) -> None:
+    """Each step of a path is looked up: these would take minutes."""
+    picture(tmp_path / "a.png")
+    names = write(tmp_path / "data.yaml", "names: [cat]\ntrain: " + "../" * 300_000)
+    assert "leads out" in reasons(read(names)[1])
+    said = {"images": [{"id": 1, "file_name": "a/" * 500_000 + "a.png"}], "annotations": []}
+    assert "longer than the system" in reasons(read(write(tmp_path / "a.json", json.dumps(said)))[1])
 
 
 # COCO

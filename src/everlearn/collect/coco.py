@@ -166,7 +166,8 @@ def _looked_for(said: dict[str, Any], names: dict[Any, str]) -> Iterator[str]:
     above = {one.get("supercategory") for one in categories if isinstance(one.get("supercategory"), str)}
     for one in categories:
         key = _key(one.get("id"))
-        is_root = one.get("supercategory") == "none" and one.get("name") in above and key not in used
+        name = one.get("name")
+        is_root = one.get("supercategory") == "none" and isinstance(name, str) and name in above and key not in used
         if key in names and not is_root:
             yield names[key]
 

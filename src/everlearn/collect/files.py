@@ -28,6 +28,8 @@ SORTED_BELOW = 1_000
 """A folder with fewer entries is read in the order of its names; a larger one as the disk gives it."""
 DEEPEST = 128
 """Levels of folders that are entered: a large folder stays open while what lies below it is read."""
+LONGEST_PATH = 4096
+"""Letters of a path that an annotation names: no system opens a longer one, and each of its steps is looked up."""
 
 _NEVER = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "system volume information"})
 _PAPERS = re.compile(
@@ -185,6 +187,8 @@ def entry_at(path: str, root: str, base: str | None = None) -> Entry:
     """
     if is_unwritable(path) or not path:
         raise BadInput(f"'{printable(path)}' is no path.", "Name a file.")
+    if len(path) > LONGEST_PATH:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
     full = os.path.normpath(os.path.join(base or root, path.replace("\\", "/")))  # Windows tools write backslashes
     real_root, target = os.path.realpath(root), os.path.realpath(full)
     if not is_within(full, os.path.abspath(root)) or not is_within(target, real_root):

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from everlearn.collect.annotations import Boxes, class_name, found_at, number, text_of
 from everlearn.collect.coco import MAX_JSON_BYTES
-from everlearn.collect.files import IMAGE_ENDINGS, Entry, ending, entry_at, is_there, refused, walk, why
+from everlearn.collect.files import DEEPEST, IMAGE_ENDINGS, Entry, ending, entry_at, is_there, refused, walk, why
 from everlearn.collect.options import SourceOptions
 from everlearn.errors import BadInput
 from everlearn.types import Found, Refused
@@ -144,13 +144,13 @@ def _image_of(task: dict[str, Any]) -> str:
 
 
 def _parts(said: str) -> list[str]:
-    """The steps of an image's path, without those that lead up: `/data/local-files/?d=a/b.jpg` is a/b.jpg."""
+    """The last steps of an image's path, without those that lead up: `/data/local-files/?d=a/b.jpg` is a/b.jpg."""
     try:
         query = parse_qs(urlsplit(said).query).get("d") if "/local-files/" in said else None
     except ValueError:
         query = None
     path = query[0] if query else unquote(said)
-    return [part for part in path.replace("\\", "/").split("/") if part not in ("", ".", "..")] or [""]
+    return [part for part in path.replace("\\", "/").split("/") if part not in ("", ".", "..")][-DEEPEST:] or [""]
 
 
 def _result(task: dict[str, Any]) -> list[Any] | None:

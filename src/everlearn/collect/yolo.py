@@ -10,12 +10,11 @@ https://docs.ultralytics.com/datasets/detect/
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from everlearn.catalog.origins import Origin
 from everlearn.collect.annotations import (
@@ -30,6 +29,7 @@ from everlearn.collect.annotations import (
 )
 from everlearn.collect.files import (
     IMAGE_ENDINGS,
+    LONGEST_PATH,
     Entry,
     ending,
     entry_at,
@@ -42,6 +42,7 @@ from everlearn.collect.files import (
 )
 from everlearn.collect.options import SourceOptions
 from everlearn.errors import BadInput
+from everlearn.text import read_yaml
 from everlearn.types import Found, Refused
 
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -179,9 +180,9 @@ def listed(said: dict[Any, Any], root: str) -> list[str | Refused]:
 
 def _inside(place: str, bases: Sequence[str], root: str) -> str | None:
     """A folder, or a list of images, in the root."""
-    steps = place.replace("\\", "/")
-    while steps.startswith("../"):
-        steps = steps[3:]
+    if len(place) > LONGEST_PATH:
+        return None
+    steps = re.sub(r"^(\.\./)+", "", place.replace("\\", "/"))
     for base, one in [*((base, place) for base in bases), (".", steps)]:
         full = os.path.normpath(os.path.join(root, base, one))
         try:
@@ -241,23 +242,14 @@ def _has_image(entry: Entry, root: str) -> bool:
     return False
 
 
-class _NoAliases(yaml.SafeLoader):
-    """Plain values only: a YAML of a few lines with aliases can stand for billions of values."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not read")
-        return super().compose_node(parent, index)  # type: ignore[no-any-return]
-
-
 def safe_yaml(path: Path) -> dict[Any, Any]:
     """A mapping from a small YAML file. Raises BadInput."""
     try:
-        said = yaml.load(text_of(str(path), 1_000_000), Loader=_NoAliases)  # noqa: S506  a SafeLoader
+        said = read_yaml(text_of(str(path), 1_000_000))
     except BadInput as error:
         raise BadInput(f"{path.name}: {error.message}.", "Repair or remove it.") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = printable(" ".join(str(error).split()), 200) or "nested too deeply"
+    except ValueError as error:
+        reason = printable(str(error), 200)
         raise BadInput(f"{path.name} is no YAML that can be read: {reason}.", "Repair or remove it.") from None
     if not isinstance(said, dict):
         raise BadInput(f"{path.name} is no mapping.", "It needs a line such as names: [cat, dog].")

@@ -289,3 +289,22 @@ def test_shapes_are_compared_with_what_is_said(kind, good, bad):
     how(kind).expect(good, "x.onnx")
     with pytest.raises(BadInput, match=rf"x.onnx gives .*; a {kind} of 3 classes gives \("):
         how(kind).expect(bad, "x.onnx")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [x, x]\nclasses: [*a, *a]\nkind: yolo\nsize: 64",  # billions, with a few lines more
+        "kind: yolo\nclasses: [a]\nsize: 2020-99-99",
+        "kind: yolo\nclasses: [a]\nsize: 0x" + "f" * 6000,
+    ],
+)
+def test_a_description_that_is_a_bomb(tmp_path: Path, text):
+    (tmp_path / "d.yaml").write_text(text)
+    with pytest.raises(BadInput, match=r"d\.yaml cannot be read"):
+        Outputs.read(tmp_path / "d.yaml")
+
+
+def test_an_endless_number_is_no_size():
+    with pytest.raises(BadInput, match="size 'an endless number' cannot be"):
+        Outputs.parse({"kind": "yolo", "classes": ["a"], "size": 16**6000}, "d.yaml")

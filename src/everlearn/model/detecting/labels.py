@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
 from everlearn.errors import BadInput, Missing
+from everlearn.text import read_yaml
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,14 +33,14 @@ class DataYaml:
 def read_data(path: Path, classes: Sequence[str]) -> DataYaml:
     """Raises Missing, BadInput; also where the names are not the classes in this order."""
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = read_yaml(path.read_text(encoding="utf-8"))
         names = found["names"]
         names = [names[key] for key in sorted(names)] if isinstance(names, dict) else list(names)
         root = path.parent / str(found.get("path") or ".")
         sides = [_places(root, found[side]) for side in ("train", "val")]
     except FileNotFoundError:
         raise Missing(f"There is no {path}.", "Write the data set first: everlearn export --format yolo") from None
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise BadInput(f"{path} is no data.yaml: {reason}", "It needs names, train and val.") from None
     if tuple(map(str, names)) != tuple(classes):
@@ -98,7 +98,7 @@ def read_boxes(path: Path, classes: int) -> NDArray[np.float32]:
             fits = len(sides) == 4 and all(math.isfinite(one) and -0.01 <= one <= 1.01 for one in sides)
             if not fits or kind != int(kind) or not 0 <= kind < classes:
                 raise ValueError
-        except ValueError:
+        except (ValueError, OverflowError):
             raise BadInput(
                 f"{path}:{number}: {line.strip()[:60]!r} is no box of {classes} classes.",
                 "Write: class, centre x, centre y, width and height as shares of the image.",

@@ -25,6 +25,7 @@ import numpy as np
 from everlearn.errors import BadInput
 from everlearn.model.detecting.detector import MOST, OVERLAP
 from everlearn.model.detecting.placing import Fitting, Placed, surest
+from everlearn.text import read_yaml
 from everlearn.types import Box
 
 if TYPE_CHECKING:
@@ -91,19 +92,17 @@ class Outputs:
             try:
                 found[key] = _READ[key](value)
             except (ValueError, TypeError, OverflowError) as error:
-                raise BadInput(f"{name}: {key} {str(value)[:80]!r} cannot be: {error}.", _HELP) from None
+                raise BadInput(f"{name}: {key} {_told(value)!r} cannot be: {error}.", _HELP) from None
         return cls(**found)
 
     @classmethod
     def read(cls, path: Path) -> Outputs:
         """The same from a file, YAML or JSON. Raises BadInput."""
-        import yaml
-
         try:
             if path.stat().st_size > _MOST_BYTES:
                 raise BadInput(f"{path} is too large for a description.", _HELP)
-            said = yaml.safe_load(path.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+            said = read_yaml(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
             reason = (str(error).splitlines() or ["?"])[0][:200]
             raise BadInput(f"{path} cannot be read: {reason}", "Write it as YAML.") from None
         return cls.parse(said, str(path))
@@ -267,6 +266,13 @@ def _sigmoid(x: NDArray[Any]) -> NDArray[np.float32]:
 
 
 # ---- reading a description ----
+
+
+def _told(value: Any) -> str:
+    try:
+        return str(value)[:80]
+    except ValueError:  # Python writes no number of thousands of digits
+        return "an endless number"
 
 
 def _word(*known: str) -> Callable[[Any], str]:
