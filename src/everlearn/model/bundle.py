@@ -296,7 +296,9 @@ class OnnxModel:
             self.metadata = {key.removeprefix(KEY): value for key, value in facts.items()}
             if any(not 0 < size <= 4096 for size, _ in self.squares) or self._session.get_inputs()[0].name != INPUT:
                 raise ValueError
-        except (KeyError, ValueError, TypeError):
+            if not isinstance(self.card, dict):
+                raise TypeError
+        except (KeyError, ValueError, TypeError, OverflowError, RecursionError):
             raise Corrupt(f"{name} is damaged: its description cannot be read.", "Export it again.") from None
 
     def proto(self) -> onnx.ModelProto:
@@ -323,14 +325,28 @@ class OnnxModel:
         """(N,) images -> (N, C) probabilities, or (N, 1) values for regression."""
 
         def work(part: Sequence[Image]) -> NDArray[np.float32]:
-            return self._session.run(None, {INPUT: self.prepare(part)})[0]
+            x = self.prepare(part)
+            try:
+                return self._session.run(None, {INPUT: x})[0]
+            except Exception as error:  # onnxruntime's errors share no base class
+                reason = (str(error).splitlines() or ["?"])[0][:200]
+                raise BadInput(f"The model does not run on {x.shape}: {reason}", "Export it again.") from None
 
         parts = list(in_batches(work, images, self.batch, workers or threads()))
         return np.concatenate(parts) if parts else np.zeros((0, max(1, len(self.classes))), np.float32)
 
     def predict(self, images: Sequence[Image]) -> list[Prediction]:
         """The most probable classes of each image, at most ten; or its value."""
-        return [prediction(row, self.classes) for row in self.table(images)]
+        table = self.table(images)
+        check_answers(table, len(images), self.classes)
+        return [prediction(row, self.classes) for row in table]
+
+
+def check_answers(table: NDArray[np.floating], images: int, classes: Sequence[str]) -> None:
+    """Whether a file's answers are of its classes, and numbers. Raises Corrupt."""
+    if table.shape != (images, max(1, len(classes))) or not np.isfinite(table).all():
+        said = f"{images} images and {len(classes)} classes"
+        raise Corrupt(f"The model answers {table.shape}, or no numbers, for {said}.", "Export it again.")
 
 
 def prediction(row: NDArray[np.floating], classes: Sequence[str]) -> Prediction:

@@ -113,6 +113,8 @@ def session(model: onnx.ModelProto | bytes, name: str = "model") -> onnxruntime.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    # else a model may name files below the folder we are in as its weights; below this there are none
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     data = model if isinstance(model, bytes) else model.SerializeToString()
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])

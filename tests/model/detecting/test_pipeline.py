@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from everlearn.errors import BadInput, Corrupt
@@ -15,7 +16,7 @@ from everlearn.learn.exact.fit import fit
 from everlearn.learn.exact.head import Head
 from everlearn.learn.exact.memory import ExactMemory
 from everlearn.model.backbone import load_backbone
-from everlearn.model.bundle import OnnxModel, export_head
+from everlearn.model.bundle import KEY, OnnxModel, export_head
 from everlearn.model.detecting.bundle import export_detector
 from everlearn.model.detecting.crops import CropBasis, columns, export_crops, open_crops, table
 from everlearn.model.detecting.onnx import OnnxDetector
@@ -116,6 +117,41 @@ def test_a_memory_of_another_detector_is_refused(tmp_path, crops):
         open_crops(path)
     with pytest.raises(BadInput):
         export_crops(CropBasis(BASIS.backbone, dimensions=32), {"a": head("a", ("star", "ring"))}, tmp_path / "x.onnx")
+
+
+@pytest.mark.parametrize("wrong", [np.full((1, 4), np.nan), np.zeros((1, 3)), np.zeros((2, 4))])
+def test_answers_that_are_none_are_refused(crops, wrong, monkeypatch):
+    monkeypatch.setattr(OnnxModel, "table", lambda self, images: wrong)
+    image, box = things.draw("star", 30)
+    with pytest.raises(Corrupt, match="The model answers"):
+        Pipeline(Given([Box("thing", box.x, box.y, box.width, box.height, 0.9)]), open_crops(crops)).detect([image])
+    with pytest.raises(Corrupt, match="The model answers"):
+        open_crops(crops).predict([image])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("card", "[" * 5000), ("card", "[]"), ("batch", "x"), ("squares", '[[1e999, "bicubic"]]')]
+)
+def test_a_memory_whose_description_is_nonsense(crops, key, value):
+    model = onnx.load_model_from_string(crops.read_bytes())
+    for one in model.metadata_props:
+        if one.key == KEY + key:
+            one.value = value
+    with pytest.raises(Corrupt, match="its description cannot be read"):
+        open_crops(model.SerializeToString())
+
+
+def test_a_memory_reads_no_other_files(crops, tmp_path, monkeypatch):
+    model = onnx.load_model_from_string(crops.read_bytes())
+    tensor = max(model.graph.initializer, key=lambda one: len(one.raw_data))
+    (tmp_path / "w.bin").write_bytes(tensor.raw_data)
+    monkeypatch.chdir(tmp_path)
+    for key, value in (("location", "w.bin"), ("offset", "0"), ("length", str(len(tensor.raw_data)))):
+        tensor.external_data.add(key=key, value=value)
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    with pytest.raises(BadInput, match="not an ONNX model that can be run"):
+        open_crops(model.SerializeToString())
 
 
 def test_a_bundle_is_opened_with_the_memory_that_lies_beside_it(tmp_path, heads):

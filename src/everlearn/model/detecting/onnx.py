@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 OUTPUTS, THRESHOLDS = KEY + "outputs", KEY + "thresholds"
 """Where a bundle keeps its description and the thresholds of its classes, in its metadata."""
 _MOST_AT_ONCE = 64  # images that a graph may demand at a time
+_MOST_PIXELS = 1 << 27  # of them together: 32 images of 2048 px, 2 of 8192; 1.5 GiB as float32
 _MOST_SAID = 1 << 20  # letters of a text in a strange file's metadata that are read
 _TYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8,
@@ -166,6 +167,10 @@ class OnnxDetector:
             raise BadInput(
                 f"{name} takes {self._shape}; the description says {how.layout}, {height} x {width}.",
                 "Correct size or layout of its description.",
+            )
+        if (self._width or 1) * height * width > _MOST_PIXELS:
+            raise BadInput(
+                f"{name} takes {self._width} images of {height} x {width} px at once.", "Export it with a batch of 1."
             )
         given = {one.name: one for one in self._session.get_outputs()}
         if absent := [one for one in how.outputs if one not in given]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from everlearn.errors import Corrupt
 from everlearn.image.crop import crop
+from everlearn.model.bundle import check_answers
 from everlearn.model.detecting.crops import open_crops
 from everlearn.model.detecting.detector import LEAST, OVERLAP, Detector
 from everlearn.model.detecting.placing import shrunk
@@ -90,6 +91,7 @@ class Pipeline:
         for start in range(0, len(places), _AT_ONCE):
             part = places[start : start + _AT_ONCE]
             rows = self.crops.table([crop(images[n], told[n][at]) for n, at in part])
+            check_answers(rows, len(part), self.crops.classes)
             for (n, at), row in zip(part, rows, strict=True):
                 told[n][at] = self._named(told[n][at], row)
         return [sorted(boxes, key=lambda box: -(box.confidence or 0)) for boxes in told]
@@ -97,7 +99,8 @@ class Pipeline:
     def _named(self, box: Box, row: NDArray[np.floating]) -> Box:
         mine = self._columns[box.label]
         best = mine[int(np.argmax(row[mine]))]
-        return replace(box, label=self.crops.classes[best], confidence=(box.confidence or 0) * float(row[best]))
+        share = min(max(float(row[best]), 0.0), 1.0)
+        return replace(box, label=self.crops.classes[best], confidence=(box.confidence or 0) * share)
 
 
 class ServedPipeline(Pipeline):

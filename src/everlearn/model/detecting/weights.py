@@ -12,7 +12,7 @@ import io
 import re
 import urllib.request
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -32,6 +32,9 @@ ASSETS = "https://github.com/ultralytics/assets/releases/download/v8.4.0"
 """Where Ultralytics keeps its weights."""
 _OFFICIAL = re.compile(r"yolo(v?\d{1,2})[a-z]6?u?\.pt")
 _MOST_LAYERS, _MOST_NUMBER, _MOST_BYTES = 300, 4096, 1 << 29
+_MOST_VALUES = 100_000
+"""Names, numbers and modules in a file: a real one has some thousands, but one value may be named again and again, so
+that a few lines stand for billions."""
 
 _HARMLESS = re.compile(
     r"(ultralytics(\.\w+)*|torch\.nn(\.\w+)*|models(\.\w+)*|pathlib(\._local)?|numpy(\._?\w+)*|datetime|types|collections)"
@@ -84,13 +87,39 @@ def load(source: Path | bytes) -> Weights:
     if found.get("format") != FORMAT:
         raise Corrupt(f"{name} holds no YOLO weights of ours.", "Give weights/best.pt of a training.")
     try:
+        _count({key: value for key, value in found.items() if key != "state"})
         return Weights(
             str(found["spec"]), dict(found["yaml"]), tuple(map(str, found["classes"])), int(found["size"]),
-            {str(key): value.float() if value.is_floating_point() else value for key, value in found["state"].items()},
-            str(found["licence"]), str(found["version"]), dict(found["facts"]),
+            _state(found["state"].items()), str(found["licence"]), str(found["version"]), dict(found["facts"]),
         )  # fmt: skip
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
         raise Corrupt(f"{name} is damaged: {error!r:.100}.", "Train it anew.") from None
+
+
+def _count(value: Any, left: list[int] | None = None) -> None:
+    """Raises ValueError where nested values, each counted as often as it is named, are too many."""
+    left = left or [_MOST_VALUES]
+    left[0] -= 1
+    if left[0] <= 0:
+        raise ValueError("more values than any detector's file has")
+    if isinstance(value, Mapping):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list | tuple | set | frozenset):
+        for one in value:
+            _count(one, left)
+
+
+def _state(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """float32. Raises ValueError where they are larger than what the file holds of them, or than any detector's."""
+    found: dict[str, Tensor] = {}
+    left = 4 * _MOST_BYTES
+    for name, value in tensors:
+        size = value.numel() * value.element_size()
+        left -= 4 * value.numel()
+        if value.layout != torch.strided or size > value.untyped_storage().nbytes() or left < 0:
+            raise ValueError(f"{name!s:.80} is larger than what the file holds of it, or than any detector's")
+        found[str(name)] = value.detach().float() if value.is_floating_point() else value.detach()
+    return found
 
 
 def plain(value: Any) -> Any:
@@ -163,9 +192,10 @@ class _Empty:
 def _check_stored(source: Path | bytes, name: str) -> None:
     """torch writes its files without compression: one that unpacks to more than it is was made to fill the memory."""
     try:
+        size = len(source) if isinstance(source, bytes) else source.stat().st_size
         with zipfile.ZipFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
             inside = sum(one.file_size for one in file.infolist())
-            held = sum(one.compress_size for one in file.infolist())
+            held = min(sum(one.compress_size for one in file.infolist()), size)  # parts may lie over one another
     except (OSError, zipfile.BadZipFile, ValueError) as error:
         raise Corrupt(f"{name} cannot be read: {error}", "Give a .pt file of YOLO weights.") from None
     if inside > held + (1 << 20):
@@ -201,7 +231,7 @@ def _strangers(source: Path | bytes, foreign: Sequence[str], name: str) -> Weigh
         raise Corrupt(f"{name} cannot be read: {reason}", "Give a .pt file of Ultralytics' YOLO.") from None
     try:
         return _taken(found, name)
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # RecursionError is a RuntimeError
         raise BadInput(f"{name} is no YOLO detector: {error!r:.100}.", "Give a .pt file of Ultralytics.") from None
 
 
@@ -210,13 +240,14 @@ def _taken(found: Mapping[str, Any], name: str) -> Weights:
     kind = type(network).__name__
     if not isinstance(network, _Empty) or kind not in _DETECTORS:
         raise BadInput(f"{name} holds a {kind}, no detector.", "Give a detector: yolo11n.pt, not -seg, -cls or -pose.")
-    yaml = plain(dict(network.__dict__["yaml"]))
-    named = network.__dict__["names"]
-    classes = tuple(str(named[key]) for key in sorted(named)) if isinstance(named, Mapping) else tuple(map(str, named))
     asked = found.get("train_args") or {}
+    said = [network.__dict__["yaml"], network.__dict__["names"], asked, found.get("license"), found.get("version")]
+    _count(said)
+    yaml, named = plain(dict(said[0])), said[1]
+    classes = tuple(str(named[key]) for key in sorted(named)) if isinstance(named, Mapping) else tuple(map(str, named))
     size = asked.get("imgsz", 640) if isinstance(asked, Mapping) else 640
     spec = Path(str(yaml.get("yaml_file") or "yolo.yaml")).name
-    state = {key: value.float() if value.is_floating_point() else value for key, value in _tensors(network, "", 0)}
+    state = _state(_tensors(network, "", 0, [_MOST_VALUES]))
     size = int(size) if isinstance(size, int) else 640
     return Weights(spec, yaml, classes, size, state, _licence(found), str(found.get("version") or ""), {})
 
@@ -228,20 +259,22 @@ def _licence(found: Mapping[str, Any]) -> str:
     return LICENCE if not isinstance(said, str) or said.startswith("AGPL-3.0") else said[:200]
 
 
-def _tensors(node: Any, prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a network by the names that its `state_dict` gives them."""
+def _tensors(node: Any, prefix: str, depth: int, left: list[int]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a network by the names that its `state_dict` gives them. left: how many modules there may be, each
+    counted as often as it is named."""
     if depth > 30 or not isinstance(node, _Empty):
         return
+    left[0] -= 1
+    if left[0] <= 0:
+        raise ValueError("more modules than any detector has")
     held = node.__dict__
     silent = held.get("_non_persistent_buffers_set") or ()
     for group in ("_parameters", "_buffers"):
         for name, value in (held.get(group) or {}).items():
             if isinstance(value, Tensor) and name not in silent:
-                if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-                    raise ValueError(f"{name} is larger than what the file holds of it")
-                yield f"{prefix}{name}", value.detach()
+                yield f"{prefix}{name}", value
     for name, child in (held.get("_modules") or {}).items():
-        yield from _tensors(child, f"{prefix}{name}.", depth + 1)
+        yield from _tensors(child, f"{prefix}{name}.", depth + 1, left)
 
 
 # --- architectures --------------------------------------------------------------------------------------------------
