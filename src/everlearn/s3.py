@@ -30,6 +30,10 @@ _OUT_OF_REACH = frozenset(
 )  # fmt: skip
 
 
+_ENDPOINT = "Ask who runs the endpoint: it does not list objects as S3 does."
+_CODE = re.compile(r"[\w.-]{1,80}", re.ASCII)
+
+
 class OutOfReach(StoreFault):
     """Not one object, but the bucket, its endpoint or the right to it is what fails: the next request would, too."""
 
@@ -96,11 +100,26 @@ class Bucket:
         request: dict[str, str] = {"Prefix": prefix}
         while True:
             page = self.call("list_objects_v2", "listed", **request)
-            for item in page.get("Contents", ()):
-                yield Entry(item["Key"], int(item["Size"]), etag_of(item), item["LastModified"].timestamp())
+            yield from self._listed(page, prefix)
             if not page.get("IsTruncated"):
                 return
-            request["ContinuationToken"] = page["NextContinuationToken"]
+            token = page.get("NextContinuationToken")
+            if not token or token == request.get("ContinuationToken"):
+                raise OutOfReach(f"s3://{self.name}/{prefix} cannot be listed: a page without a next one.", _ENDPOINT)
+            request["ContinuationToken"] = token
+
+    def _listed(self, page: Mapping[str, Any], prefix: str) -> Iterator[Entry]:
+        """A page's objects. What was not asked for is not taken, since it may be deleted or moved afterwards."""
+        for item in page.get("Contents", ()):
+            try:
+                one = Entry(item["Key"], int(item["Size"]), etag_of(item), item["LastModified"].timestamp())
+            except (KeyError, ValueError, AttributeError):
+                raise OutOfReach(
+                    f"s3://{self.name} cannot be listed: a page without sizes or times.", _ENDPOINT
+                ) from None
+            if not one.key.startswith(prefix):
+                raise OutOfReach(f"s3://{self.name}/{prefix} cannot be listed: it gives other keys.", _ENDPOINT)
+            yield one
 
     def head(self, key: str) -> Entry | None:
         """One object, unread, or None where it is not there."""
@@ -171,6 +190,8 @@ def _client(endpoint: str | None, region: str | None, profile: str | None, mark:
 def _fault(what: str, doing: str, error: Exception) -> StoreFault | Missing:
     """Our error for one of botocore, s3fs or the network. The server's own words stay out: they may quote a key."""
     code = code_of(error)
+    if code is not None and not _CODE.fullmatch(code):  # it is the server's word, and will stand in a terminal
+        code = "an error without a proper code"
     if code == "NoSuchKey" or (code == "404" and doing == "read"):
         return Missing(f"There is no object {what}.", "`everlearn doctor` finds what is missing.")
     kind = code or type(error).__name__
