@@ -31,9 +31,12 @@ def add_to(app: typer.Typer) -> None:
 def learn(context: Context) -> Answer:
     """Teach what is new, and register a version. Where nothing is new, no version comes of it."""
     from everlearn import stages
+    from everlearn.catalog import versions
 
     workspace = opened(context)
     with workspace.lock():
+        with workspace.catalog.read() as tx:
+            before = versions.newest(tx)
         version, report = stages.learn(workspace, context.obj)
     values = {
         "model": version.name,
@@ -46,7 +49,7 @@ def learn(context: Context) -> Answer:
         **report.details,
     }
     did = f"learned {report.samples}" + (f", unlearned {report.removed}" if report.removed else "")
-    line = f"{version.name}: {did} in {report.seconds:.1f} s." if report.samples or report.removed else (
+    line = f"{version.name}: {did} in {report.seconds:.1f} s." if before is None or version.name != before.name else (
         f"{version.name} knows everything already."
     )  # fmt: skip
     return Answer(values, [line, f"memory {report.memory_digest}" if report.memory_digest else report.learner])

@@ -135,4 +135,4 @@ def _configuration(workspace: Workspace, one: Named) -> Mapping[str, Any] | None
 
 def derived(name: str) -> bool:
     """Whether a run's configuration has this only to tell what followed from it."""
-    return name in ("name", "description", "facts") or name.startswith("facts.")
+    return name in ("name", "description", "facts", "fingerprint", "changes") or name.startswith("facts.")
