@@ -157,7 +157,8 @@ def _automatic(workspace: Workspace) -> dict[str, Scene]:
 
 def _score(said: dict[str, Scene], truth: dict[str, tuple[Box, ...]]) -> tuple[int, int, int]:
     """Boxes written, boxes that are right, and things that are there."""
-    from everlearn.label.boxes import MATCHED, iou
+    from everlearn.catalog.scenes import overlap
+    from everlearn.label.boxes import MATCHED
 
     boxes = right = things = 0
     for id, shown in said.items():
@@ -165,7 +166,7 @@ def _score(said: dict[str, Scene], truth: dict[str, tuple[Box, ...]]) -> tuple[i
         things += len(left)
         boxes += len(shown.boxes)
         for box in shown.boxes:
-            match = next((one for one in left if one.label == box.label and iou(one, box) >= MATCHED), None)
+            match = next((one for one in left if one.label == box.label and overlap(one, box) >= MATCHED), None)
             if match is not None:
                 right += 1
                 left.remove(match)

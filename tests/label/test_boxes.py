@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everlearn.label.boxes import Around, Weighed, fill, iou, join, judge, neighbours, trust, weigh
+from everlearn.catalog.scenes import overlap
+from everlearn.label.boxes import Around, Weighed, fill, join, judge, neighbours, trust, weigh
 from everlearn.types import Box, Scene
 
 CAT, DOG = Box("cat", 0.1, 0.1, 0.2, 0.2, 0.9), Box("dog", 0.6, 0.6, 0.2, 0.2, 0.8)
@@ -19,9 +20,9 @@ def moved(box: Box, by: float = 0.0, confidence: float | None = None, label: str
 
 
 def test_overlap() -> None:
-    assert iou(CAT, CAT) == pytest.approx(1)
-    assert iou(CAT, DOG) == 0
-    assert iou(CAT, moved(CAT, 0.1)) == pytest.approx(1 / 3)
+    assert overlap(CAT, CAT) == pytest.approx(1)
+    assert overlap(CAT, DOG) == 0
+    assert overlap(CAT, moved(CAT, 0.1)) == pytest.approx(1 / 3)
 
 
 def test_boxes_that_models_agree_on_are_one_in_their_weighted_middle() -> None:

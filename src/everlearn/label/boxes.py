@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from everlearn.catalog.scenes import overlap
 from everlearn.naming import coarse
 from everlearn.types import Box, Scene
 
@@ -30,14 +31,6 @@ NEVER = 2.0
 """The threshold of a class that is not labelled by itself."""
 PLAIN = 0.5
 """Trust from which a thing seen in both neighbouring frames should be seen in the one between them."""
-
-
-def iou(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes of one image."""
-    width = min(a.x + a.width, b.x + b.width) - max(a.x, b.x)
-    height = min(a.y + a.height, b.y + b.height) - max(a.y, b.y)
-    both = max(width, 0.0) * max(height, 0.0)
-    return both / (a.width * a.height + b.width * b.height - both) if both else 0.0
 
 
 def trust(box: Box) -> float:
@@ -69,9 +62,9 @@ def join(found: Sequence[Sequence[Box]], knows: Sequence[Collection[str]]) -> li
     boxes = [(box, number) for number, some in enumerate(found) for box in some]
     clusters: list[_Cluster] = []
     for box, number in sorted(boxes, key=lambda one: (-trust(one[0]), one[1], one[0].label, one[0].x, one[0].y)):
-        near = [(iou(box, one.fused), one) for one in clusters if one.kind == coarse(box.label)]
-        overlap, best = max(near, key=lambda one: one[0], default=(0.0, None))
-        if best is None or overlap <= JOINED:
+        near = [(overlap(box, one.fused), one) for one in clusters if one.kind == coarse(box.label)]
+        share, best = max(near, key=lambda one: one[0], default=(0.0, None))
+        if best is None or share <= JOINED:
             clusters.append(_Cluster(box, number))
         else:
             best.add(box, number)
@@ -166,7 +159,7 @@ def weigh(here: Sequence[Box], before: Sequence[Box] | None, after: Sequence[Box
 
 
 def _follows(a: Box, b: Box) -> bool:
-    return coarse(a.label) == coarse(b.label) and iou(a, b) >= FOLLOWED
+    return coarse(a.label) == coarse(b.label) and overlap(a, b) >= FOLLOWED
 
 
 def _missed(here: Sequence[Box], sides: Sequence[Sequence[Box]]) -> Iterator[Box]:
@@ -176,7 +169,7 @@ def _missed(here: Sequence[Box], sides: Sequence[Sequence[Box]]) -> Iterator[Box
         twins = [two for two in sides[1] if _follows(one, two) and trust(two) >= PLAIN]
         if trust(one) < PLAIN or not twins:
             continue
-        two = max(twins, key=lambda twin: iou(one, twin))
+        two = max(twins, key=lambda twin: overlap(one, twin))
         middle = replace(
             one, x=(one.x + two.x) / 2, y=(one.y + two.y) / 2, width=(one.width + two.width) / 2,
             height=(one.height + two.height) / 2, confidence=min(trust(one), trust(two)) / 2,
@@ -208,7 +201,7 @@ def judge(seen: Weighed, thresholds: Mapping[str, float], noise: float) -> Verdi
     doubts += [f"maybe a missed {box.label}" for box in seen.missed]
     for number, one in enumerate(shown):
         for two in shown[:number]:
-            if coarse(one.label) != coarse(two.label) and iou(one, two) >= SAME_PLACE:
+            if coarse(one.label) != coarse(two.label) and overlap(one, two) >= SAME_PLACE:
                 doubts.append(f"{two.label} or {one.label}")
     drawn = (*shown, *seen.missed)
     # 4 p (1 - p): 1 where the trust is a half, 0 where it is sure. A thing that may be missing is as open as it gets.
@@ -231,7 +224,7 @@ def fill(
     boxes, known = list(scene.boxes), set(about)
     for name in sorted(set(classes) - known):
         mine = [box for box in proposals if coarse(box.label) == name and trust(box) >= noise]
-        mine = [box for box in mine if all(iou(box, other) < SAME_PLACE for other in scene.boxes)]
+        mine = [box for box in mine if all(overlap(box, other) < SAME_PLACE for other in scene.boxes)]
         least = thresholds.get(name, NEVER)
         if least < NEVER and all(trust(box) >= thresholds.get(box.label, least) for box in mine):
             boxes += [replace(box, label=name) for box in mine]

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from everlearn.label.boxes import MATCHED, NEVER, Weighed, iou, judge, trust
+from everlearn.catalog.scenes import overlap
+from everlearn.label.boxes import MATCHED, NEVER, Weighed, judge, trust
 from everlearn.naming import coarse
 
 if TYPE_CHECKING:
@@ -148,9 +149,9 @@ def _hits(one: Reviewed) -> list[bool]:
     """Which proposals are right: surest first, each takes the free true box of its class that it overlaps most."""
     left, right = list(one.truth), []
     for box in one.seen.boxes:
-        near = [(iou(box, other), number) for number, other in enumerate(left) if other.label == box.label]
-        overlap, number = max(near, default=(0.0, -1))
-        right.append(overlap >= MATCHED)
+        near = [(overlap(box, other), number) for number, other in enumerate(left) if other.label == box.label]
+        share, number = max(near, default=(0.0, -1))
+        right.append(share >= MATCHED)
         if right[-1]:
             del left[number]
     return right

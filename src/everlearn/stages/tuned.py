@@ -32,16 +32,18 @@ OPTIMISTIC = (
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a search came to. best: the trial; recipe: with its values; path: where that is written.
+    """What a search came to. best: the trial; recipe: with its values, None for a detector, which has settings; path:
+    where they are written.
 
-    value, baseline: validation accuracy (of numbers R²) of the best trial and of the recipe as it is.
+    value, baseline: of the best trial and of the recipe (or the settings) as it is: validation accuracy, of numbers R²,
+    of detectors mAP50-95.
     """
 
     run: str
     study: str
     best: Outcome
     baseline: float | None
-    recipe: Recipe
+    recipe: Recipe | None
     path: Path
     trials: tuple[Outcome, ...]
     importance: Mapping[str, float]

@@ -114,7 +114,9 @@ def by_stage(workspace: Workspace, recipe: Recipe, asked: Asked, progress: Progr
         progress.say(f"Stage {one.name}:")
         study = asked.study and f"{asked.study}-{one.name}"
         found.append(tune(workspace, recipe, replace(asked, stage=one.name, study=study), progress))
-        recipe = found[-1].recipe.model_copy(update={"name": recipe.name})
+        tuned = found[-1].recipe
+        assert tuned is not None
+        recipe = tuned.model_copy(update={"name": recipe.name})
     return found
 
 

@@ -16,12 +16,13 @@ import pytest
 from everlearn import faults, stages
 from everlearn.catalog import labels, leases, samples, scenes, snapshots, turns, versions
 from everlearn.catalog.samples import Sample
+from everlearn.catalog.scenes import overlap
 from everlearn.catalog.tables import now
 from everlearn.config import Config
 from everlearn.errors import BadInput
 from everlearn.image import encode_png
 from everlearn.label import person
-from everlearn.label.boxes import MATCHED, iou, trust
+from everlearn.label.boxes import MATCHED, trust
 from everlearn.label.thresholds import audited, draw
 from everlearn.model.detecting import detector as detectors
 from everlearn.stages.detecting import proposing, reviewed
@@ -257,7 +258,7 @@ def test_a_thing_that_both_neighbours_show_is_asked_about(tmp_path: Path, known:
     assert [found[one.id].status for one in (*frames, alone)] == ["labelled", "queued", "labelled", "labelled"]
     with workspace.catalog.read() as tx:
         (drawn,) = scenes.proposals(tx, [frames[1].id])[frames[1].id].boxes
-    assert iou(drawn, box) > 0.99
+    assert overlap(drawn, box) > 0.99
 
 
 def test_a_teacher_that_is_not_there_is_named(tmp_path: Path, known: Known) -> None:
@@ -318,7 +319,7 @@ def test_files_prove_thresholds_and_the_rest_waits(proved: Workspace, known: Kno
         waiting = samples.queue(tx, 100)
     seeds = {samples.id_of(encode_png(scene(seed, CIRCLES, 48, most=2)[0])): seed for seed in NEW}
     right = [
-        any(box.label == one.label and iou(box, one) >= MATCHED for one in truth(seeds[id], CIRCLES))
+        any(box.label == one.label and overlap(box, one) >= MATCHED for one in truth(seeds[id], CIRCLES))
         for id, shown in said.items() for box in shown.boxes
     ]  # fmt: skip
     assert len(found) == done.labelled > 10

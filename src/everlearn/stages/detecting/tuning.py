@@ -13,7 +13,6 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -27,6 +26,7 @@ from everlearn.learn.space import Dimension, combinations, parsed
 from everlearn.stages.detecting import learning, sides
 from everlearn.stages.detecting.learning import Following, Lesson
 from everlearn.stages.saved import folder_of
+from everlearn.stages.tuned import KEPT, Tuned
 from everlearn.stages.tuning import interrupted
 from everlearn.types import SILENT
 from everlearn.workspace import CHECKPOINTS, write_whole
@@ -63,40 +63,6 @@ class DetectorSpace:
 
     def __len__(self) -> int:
         return sum(1 for _ in self.grid())
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """What a search came to. path: the section `detect` with the best values, to be put into everlearn.yaml."""
-
-    run: str
-    study: str
-    best: Outcome
-    baseline: float | None
-    path: Path
-    trials: tuple[Outcome, ...]
-    importance: Mapping[str, float]
-    pictures: tuple[Path, ...]
-    notes: tuple[str, ...]
-    stage: str | None = None
-
-    @property
-    def value(self) -> float:
-        assert self.best.value is not None
-        return self.best.value
-
-    @property
-    def gain(self) -> float | None:
-        return None if self.baseline is None else self.value - self.baseline
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "run": self.run, "study": self.study, "stage": None, "best": dict(self.best.values),
-            "best_trial": self.best.number, "value": self.value, "baseline": self.baseline, "gain": self.gain,
-            "recipe": str(self.path), "importance": dict(self.importance),
-            "trials": [one.to_json() for one in self.trials], "pictures": [str(one) for one in self.pictures],
-            "notes": list(self.notes),
-        }  # fmt: skip
 
 
 def space(workspace: Workspace, written: Sequence[str] = DEFAULT) -> DetectorSpace:
@@ -264,10 +230,10 @@ def _found(workspace: Workspace, search: Search, following: track.Run, progress:
         "The best of several trials on the same validation images is optimistic. Put the section into everlearn.yaml, "
         "then: everlearn train; everlearn evaluate, on the test side, which nothing here has touched."
     )
-    found = Tuned(following.name, search.study.study_name, best, untuned, path, tried, shares,
-                  tuple(plots / name for name in pictures), tuple(notes))  # fmt: skip
-    kept = ("best", "best_trial", "value", "baseline", "gain", "importance")
-    told = {name: value for name, value in found.to_json().items() if name in kept}
+    found = Tuned(
+        following.name, search.study.study_name, best, untuned, None, path, tried, shares,
+                  tuple(plots / name for name in pictures), None, tuple(notes))  # fmt: skip
+    told = {name: value for name, value in found.to_json().items() if name in KEPT}
     following.note({**told, "trials": len(tried), "recipe": path.relative_to(workspace.root).as_posix()})
     return found
 
