@@ -69,7 +69,7 @@ def token(workspace: Workspace, name: str = "mina", role: str = "reviewer") -> s
 def serving(workspace: Workspace) -> Iterator[str]:
     """A real server; gives its URL."""
     listening = run.bound("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app(workspace), log_config=None, access_log=False))
+    server = uvicorn.Server(uvicorn.Config(app(workspace), log_config=None, access_log=False, http=run.Connection))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -18,6 +21,7 @@ from fastapi.testclient import TestClient
 from everlearn import files
 from everlearn.catalog import labels, leases, samples, scenes
 from everlearn.catalog.tables import sample, token
+from everlearn.serve import run
 from everlearn.serve.app import app
 from everlearn.serve.auth import MOST_WRONG
 from everlearn.serve.guard import MOST_BYTES
@@ -124,6 +128,41 @@ def test_wrong_tries_end(client: TestClient, made: tuple[Workspace, list[str]], 
     assert wrong[-1].headers["retry-after"]
     mina("GET", f"{REVIEW}/counts")
     assert client.post("/api/v1/session", json={"token": desk.token(made[0])}).status_code == 429
+
+
+@pytest.mark.parametrize("origin", ["http://[", "null", "", "http://evil.example", "http://testserver.evil.example"])
+def test_an_origin_that_is_none(client: TestClient, made: tuple[Workspace, list[str]], origin: str) -> None:
+    body, headers = {"token": desk.token(made[0])}, {"Origin": origin, "Host": "" if origin == "null" else "testserver"}
+    assert client.post("/api/v1/session", json=body, headers=headers).status_code == 403
+
+
+def test_tokens_with_odd_letters_are_nobodys(tmp_path: Path, postgres_url: str) -> None:
+    workspace, _ = desk.desk(tmp_path / "w", 1, catalog=postgres_url)
+    with TestClient(app(workspace)) as client:
+        for token in ("\0.x", "%.x", ".", "\x7f" * 16 + ".x"):
+            assert client.post("/api/v1/session", json={"token": token}).status_code == 401
+
+
+def test_whoever_says_nothing_keeps_nobody_out(
+    made: tuple[Workspace, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "PATIENCE", 0.3)
+    halves = (
+        b"",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: ",
+        b"POST /api/v1/session HTTP/1.1\r\nContent-Length: 9\r\n\r\n{",
+    )
+    with desk.serving(made[0]) as url:
+        there = urlsplit(url)
+        open_ = [socket.create_connection((there.hostname, there.port), timeout=20) for _ in halves]
+        for one, said in zip(open_, halves, strict=True):
+            one.sendall(said)
+        for one in open_:
+            while one.recv(1000):  # closed by the server, in the end
+                pass
+            one.close()
+        with urllib.request.urlopen(f"{url}/healthz") as answer:
+            assert answer.status == 200
 
 
 def test_admins_make_and_revoke_tokens(client: TestClient, made: tuple[Workspace, list[str]], mina: Person) -> None:

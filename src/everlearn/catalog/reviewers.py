@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,6 +21,7 @@ Role = Literal["reviewer", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
 LONGEST_NAME = 80
 LONGEST_SECRET = 200
+_ID = re.compile("[0-9a-f]{16}")
 BYTES = 32
 """Of chance in a secret: guessing is hopeless, and a plain digest of it needs no salt and no slow function."""
 SEEN_AGAIN = timedelta(minutes=5)
@@ -59,8 +61,8 @@ def check(tx: Connection, secret: str) -> Reviewer | None:
     how long an answer takes tells nothing of the rest.
     """
     id, dot, _ = secret.partition(".")
-    if not dot or len(secret) > LONGEST_SECRET or not secret.isascii():
-        return None
+    if not dot or len(secret) > LONGEST_SECRET or not secret.isascii() or not _ID.fullmatch(id):
+        return None  # not even looked for: PostgreSQL takes no text with a zero byte
     row = tx.execute(sa.select(token).where(token.c.id == id)).first()
     same = hmac.compare_digest(row.mark if row else _mark(""), _mark(secret))
     return _reviewer(row) if row is not None and same and row.revoked_at is None else None

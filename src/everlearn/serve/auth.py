@@ -93,7 +93,11 @@ def _from_our_page(request: Request) -> bool:
     site = request.headers.get("sec-fetch-site")
     if site is not None:
         return site == "same-origin"
-    return urlsplit(request.headers.get("origin", "")).netloc == request.headers.get("host", "-")
+    try:
+        origin = urlsplit(request.headers.get("origin", "")).netloc
+    except ValueError:  # as http://[
+        return False
+    return bool(origin) and origin == request.headers.get("host")
 
 
 # --- what routes ask for ------------------------------------------------------------------------------------------

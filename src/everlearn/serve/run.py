@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
 import socket
@@ -11,6 +12,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from everlearn.errors import BadInput
 from everlearn.serve.app import app
@@ -19,6 +21,8 @@ from everlearn.workspace import Workspace
 BACKLOG = 512
 AT_ONCE = 256
 """Connections of one process; more are answered 503."""
+PATIENCE = 40.0
+"""Seconds in which a connection must come on with its request: else a few hundred that say nothing keep all out."""
 FOLDER = "EVERLEARN_SERVED"
 """The environment variable by which a process that was started for a workspace knows it."""
 
@@ -57,7 +61,7 @@ def run(workspace: Workspace, listening: socket.socket, *, workers: int = 1, rea
     options: dict[str, Any] = {
         "log_config": None,  # the guard keeps the log; uvicorn's own would have addresses with their queries
         "access_log": False, "server_header": False, "limit_concurrency": AT_ONCE, "timeout_graceful_shutdown": 10,
-        "timeout_keep_alive": 30,
+        "timeout_keep_alive": 30, "http": Connection,
     }  # fmt: skip
     if workers == 1:
         _Server(uvicorn.Config(app(workspace), **options), ready).run(sockets=[listening])
@@ -78,6 +82,28 @@ def worker() -> FastAPI:
     settings = workspace.config.log
     logs.setup(settings.level, workspace.root / "training_logs", settings.retention_days)
     return app(workspace)
+
+
+class Connection(H11Protocol):
+    """uvicorn waits without end for a request's head and body; this one for each twice PATIENCE at most."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._seen: object = None
+        self._look()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._next_look.cancel()
+        super().connection_lost(exc)
+
+    def _look(self) -> None:
+        seen = (self.cycle, str(self.conn.their_state))
+        if seen == self._seen and seen[1] in ("IDLE", "SEND_BODY"):  # the client's turn, now and the last time
+            self.transport.close()
+        if self.transport.is_closing():
+            return
+        self._seen = seen
+        self._next_look = self.loop.call_later(PATIENCE, self._look)
 
 
 class _Server(uvicorn.Server):
