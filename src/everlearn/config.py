@@ -207,7 +207,7 @@ class Detect(Section):
     """The detector, where the task is `detect`."""
 
     size: int = Field(
-        640, ge=32, le=4096, multiple_of=32, description="Side of the square that the detector looks at, in pixels."
+        640, ge=64, le=4096, multiple_of=32, description="Side of the square that the detector looks at, in pixels."
     )
     epochs: int = Field(100, ge=1, description="Most epochs of one training.")
     patience: int = Field(20, ge=1, description="Epochs without a better mAP on the validation side before it stops.")
