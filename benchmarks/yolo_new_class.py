@@ -1,6 +1,6 @@
 """A third class for a YOLO that knows two: what the old ones lose.
 
-    python benchmarks/yolo_new_class.py [--side 96] [--old 200] [--new 200] [--replay 60] [--epochs 60] [--more 30]
+    python benchmarks/yolo_new_class.py [--side 128] [--old 160] [--new 160] [--replay 40] [--epochs 24] [--more 12]
 
 Circles and squares are learned first. Then scenes come with triangles too, on which only the triangles are labelled:
 the circles and squares on them are there, and nobody has marked them. From the same weights, at the same rate and for
@@ -33,7 +33,7 @@ OLD, ALL = ("circle", "square"), ("circle", "square", "triangle")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in (
-        ("side", 96), ("old", 200), ("new", 200), ("replay", 60), ("epochs", 60), ("more", 30), ("test", 200),
+        ("side", 128), ("old", 160), ("new", 160), ("replay", 40), ("epochs", 24), ("more", 12), ("test", 200),
         ("batch", 8), ("threads", 2), ("seed", 0),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=value)
