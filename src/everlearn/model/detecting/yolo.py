@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor, nn
 
 from everlearn.errors import BadConfig, BadInput, Missing
@@ -41,6 +40,7 @@ from everlearn.model.detecting.training import (
     TrainedDetector,
 )
 from everlearn.model.detecting.weights import Weights
+from everlearn.text import read_yaml
 
 with quiet.importing():
     import ultralytics
@@ -190,8 +190,8 @@ def architecture(spec: str, base: Path | None = None) -> dict[str, Any]:
         near = difflib.get_close_matches(shared, known, 3, 0.4)
         raise Missing(f"There is no architecture {spec}.", f"Near: {', '.join(near or sorted(known)[:8])}.")
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        found = read_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise BadInput(f"{path} cannot be read: {str(error)[:120]}", "Give an architecture of Ultralytics.") from None
     if not isinstance(found, dict):
         raise BadInput(f"{path} describes no network.", "Give an architecture of Ultralytics.")
