@@ -73,7 +73,8 @@ def predict(
     record: Annotated[bool, typer.Option("--record", help="Keep each answer under an id, for feedback.")] = False,
     camera: Annotated[str | None, typer.Option(help="The camera that the images are from.")] = None,
 ) -> Answer:
-    """Answer for images. A .onnx file as --model works without any workspace. Exit code 2 where none could be read."""
+    """Answer for images. A .onnx file as --model works without any workspace; --json also tells where each box is. Exit
+    code 2 where none could be read."""
     from everlearn import stages
 
     alone = model is not None and model.endswith(".onnx") and not record
@@ -132,7 +133,7 @@ def regressions(context: Context) -> Answer:
     return Answer({"cases": cases}, table(rows, ["sample", "said", "right", "model"]) if rows else ["None."])
 
 
-models = typer.Typer(help="Versions of the model: list, show, tag, export.", rich_markup_mode=None)
+models = typer.Typer(help="Versions of the model: alone it lists them; show, tag, export.", rich_markup_mode=None)
 
 
 @models.callback(invoke_without_command=True)
@@ -141,7 +142,7 @@ def models_list(
     tag: Annotated[str | None, typer.Option(help="Only versions with this tag.")] = None,
     minimum: Annotated[float | None, typer.Option("--min-accuracy", help="Only versions at least this good.")] = None,
 ) -> Answer | None:
-    """Versions of the model: list, show, tag, export."""
+    """Versions of the model: alone it lists them; show, tag, export."""
     if context.invoked_subcommand is not None:
         return None
     from everlearn import registry

@@ -89,7 +89,7 @@ def train(
             "--memory-gb": memory_gb, "--find-rate": find_rate or None, "--force": force or None,
         }  # fmt: skip
         _check(None, None, None, None, resume and anew)
-        asked = {"spec": network, "size": size, "epochs": epochs or (1 if quick else None), "seed": seed}
+        asked = {"spec": network, "size": size, "epochs": 1 if quick and epochs is None else epochs, "seed": seed}
         return _detector(workspace, context.obj, begin, unfit, asked, change or [], anew)
     _check(kind, recipe, begin, network or size, resume and anew)
     automatic = _automatic(workspace, context.obj, recipe, minutes, memory_gb, anew)

@@ -63,7 +63,7 @@ def status(context: Context) -> Answer:
 
     workspace = opened(context)
     found = stages.status(workspace)
-    rows = [[key, value] for key, value in found.items() if not isinstance(value, dict)]
+    rows = [[key, "-" if value is None else value] for key, value in found.items() if not isinstance(value, dict)]
     lines = [*table(rows), "", *table([[k, v] for k, v in found["counts"].items()], ["status", "samples"])]
     shares = [[turn, f"{share:.1%}"] for turn, share in list(found["share_for_people"].items())[-LAST_TURNS:]]
     lines += ["", *table(shares, ["turn", "new images for people"])] if shares else []

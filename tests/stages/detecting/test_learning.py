@@ -12,6 +12,7 @@ from everlearn.catalog import runs, turns
 from everlearn.config import check
 from everlearn.dataset.build import build
 from everlearn.errors import BadConfig, BadInput, Missing
+from everlearn.model.detecting.training import DetectionJob
 from everlearn.stages.detecting import learning, sides, taught, training
 from everlearn.stages.saved import folder_of
 from everlearn.workspace import Workspace
@@ -145,8 +146,12 @@ def test_settings_of_labels_do_not_train_a_detector_again(here: Workspace) -> No
 def test_what_no_training_can_be_told_is_said_before_a_run_begins(here: Workspace) -> None:
     with pytest.raises(BadConfig, match="lrr0 is no setting of Ultralytics"):
         training.train(here, Quiet(), changes=training.assigned(["lrr0=1"]))
-    with pytest.raises(BadConfig, match="has no value that can be read"):
-        training.assigned(["mosaic=["])
+    for unread in ("mosaic=[", "lr0", "lr0=", "=3"):
+        with pytest.raises(BadConfig, match="has no value that can be read"):
+            training.assigned([unread])
+    for field, value in (("lr0", "fast"), ("lr0", True), ("distil", "much"), ("epochs", 0)):
+        with pytest.raises(BadConfig, match=f"{field} is "):
+            DetectionJob("yolo11n.yaml", ("parcel",), data="data.yaml", folder="out", **{field: value})
     with pytest.raises(Missing, match=r"no other\.pt"):
         training.train(here, Quiet(), changes={"spec": "other.pt"})
     with pytest.raises(Missing, match="no architecture yolo99n"):

@@ -83,7 +83,11 @@ class DetectionJob:
             raise BadConfig(
                 f"device is {self.device}.", "A detector is trained on one device: cpu, or one GPU's number."
             )
-        if self.lr0 <= 0 or self.distil < 0:
+        for name in ("lr0", "distil"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise BadConfig(f"{name} is {value!r}.", "Say a number, such as 0.005.")
+        if not self.lr0 > 0 or not self.distil >= 0:
             raise BadConfig(f"lr0 is {self.lr0:g} and distil {self.distil:g}.", "lr0 > 0, and distil from 0 up.")
         doubled = sorted({one for one in self.classes if self.classes.count(one) > 1})
         if not self.classes or doubled:

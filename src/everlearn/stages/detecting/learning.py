@@ -311,11 +311,13 @@ def options(given: Sequence[str]) -> dict[str, Any]:
 
     found = {}
     for one in given:
-        name, _, value = one.partition("=")
+        name, equals, value = (part.strip() for part in one.partition("="))
         try:
             found[name] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise BadConfig(f"{one!r} has no value that can be read.", "Write NAME=VALUE, as lr0=0.005.") from None
+            found[name] = None
+        if not name or not equals or found[name] is None:
+            raise BadConfig(f"{one!r} has no value that can be read.", "Write NAME=VALUE, as lr0=0.005.")
     return found
 
 
