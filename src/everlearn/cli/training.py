@@ -73,24 +73,25 @@ def train(
 ) -> Answer:  # fmt: skip
     """Train a network in stages, and register the best weights as a version. Every stage is saved; a run that was
     killed goes on where it was. Needs the extra [train]."""
-    from everlearn.learn.network import recipe as recipes
-    from everlearn.learn.network.launch import follows
-    from everlearn.stages import continual, saved, training
     from everlearn.workspace import Workspace
 
-    if follows():  # a launcher started this process as one of several: the first does all but train, and speaks
-        with suppress(ClusterFault):
-            training.train(Workspace.open(context.obj.workspace), recipes.load("baseline"), context.obj, force=force)
-        raise typer.Exit
-    workspace = opened(context)
-    if workspace.config.task == "detect":
+    if Workspace.open(context.obj.workspace).config.task == "detect":
         unfit = {
             "--recipe": recipe, "--method": method, "--type": kind, "--processes": processes, "--minutes": minutes,
             "--memory-gb": memory_gb, "--find-rate": find_rate or None, "--force": force or None,
         }  # fmt: skip
         _check(None, None, None, None, resume and anew)
         asked = {"spec": network, "size": size, "epochs": 1 if quick and epochs is None else epochs, "seed": seed}
-        return _detector(workspace, context.obj, begin, unfit, asked, change or [], anew)
+        return _detector(opened(context), context.obj, begin, unfit, asked, change or [], anew)
+    from everlearn.learn.network import recipe as recipes
+    from everlearn.learn.network.launch import follows
+    from everlearn.stages import continual, saved, training
+
+    if follows():  # a launcher started this process as one of several: the first does all but train, and speaks
+        with suppress(ClusterFault):
+            training.train(Workspace.open(context.obj.workspace), recipes.load("baseline"), context.obj, force=force)
+        raise typer.Exit
+    workspace = opened(context)
     _check(kind, recipe, begin, network or size, resume and anew)
     automatic = _automatic(workspace, context.obj, recipe, minutes, memory_gb, anew)
     recipe = str(automatic.path) if automatic else recipe

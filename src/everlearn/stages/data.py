@@ -19,6 +19,7 @@ from everlearn.collect.after import KEEP, After
 from everlearn.collect.options import SourceOptions
 from everlearn.collect.sources import is_table, open_source
 from everlearn.collect.take import MOST_REFUSALS, Collected, take
+from everlearn.dataset.export import MARK
 from everlearn.errors import BadInput, Missing, TooFew
 from everlearn.label import automatic
 from everlearn.model.backbone import Rows
@@ -79,6 +80,9 @@ def collect(
         said["after"] = then.text if then else None
         opened = open_source(source, _options(workspace, labels_from=labels_from, **said))
         _check_kind(workspace, source)
+        if labels_from in (None, "auto") and "://" not in source and (Path(source) / MARK).is_file():
+            progress.say(f"{source} is an export of Everlearn: its index.csv says the labels. If you have edited its "
+                         "label files, say --labels-from yolo (or coco, voc, labelstudio).")  # fmt: skip
         name = source if "://" in source else str(Path(source).absolute())
         _add(total, take(workspace, name, opened if ready is None else _Ready(opened, ready), progress, then))
         if opened.origin:

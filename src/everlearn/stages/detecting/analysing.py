@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from everlearn.workspace import Workspace
 
 RESULTS = "results.png"
+LITTLE = 0.05
+"""mAP50 below which a detector has learned next to nothing."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,13 @@ def analyze(workspace: Workspace, name: str | None) -> Analysed:
         {"epoch": one.epoch, "train_loss": sum(one.losses.values()), "val_loss": sum(one.val_losses.values())}
         for one in result.history
     ]
+    curves = fitting(history)
+    if result.map50 < LITTLE:  # whatever the losses do
+        curves = Fitting(
+            "underfitting", f"mAP50 is {result.map50:.4f}: it finds next to nothing yet. Train for longer."
+        )
     picture = folder / RESULTS
-    return Analysed(run, result, fitting(history), picture if picture.is_file() else None)
+    return Analysed(run, result, curves, picture if picture.is_file() else None)
 
 
 def result_of(folder: Path) -> TrainedDetector:

@@ -208,8 +208,8 @@ def carried_out(
 
 
 def check(workspace: Workspace, changes: Mapping[str, Any]) -> None:
-    """Before a run begins: raises NotInstalled, BadConfig for a setting that Ultralytics does not have, and Missing for
-    an architecture or weights that are not there."""
+    """Before a run begins: raises NotInstalled, BadConfig for a setting that Ultralytics does not have or a value that
+    cannot be, and Missing for an architecture or weights that are not there."""
     check_installed()
     from everlearn.model.detecting import yolo
 
@@ -219,6 +219,7 @@ def check(workspace: Workspace, changes: Mapping[str, Any]) -> None:
     elif not (workspace.root / spec).is_file():
         raise Missing(f"There is no {spec}.", "Name an architecture, such as yolo11n.yaml, or a file of weights.")
     yolo.check_settings(_changes(workspace, changes)["settings"])
+    _job(workspace, changes, begin=None, classes=("any",), data="", folder="", about=None)
 
 
 def check_installed() -> None:
@@ -269,7 +270,6 @@ def _written(
 ) -> DetectionJob:  # fmt: skip
     """The run's folder with all that the training reads."""
     from everlearn.dataset import yolo_folder
-    from everlearn.model.detecting.training import DetectionJob
 
     folder.mkdir(parents=True, exist_ok=True)
     validation = [(one.id, [box for box in one.coarse if box.label in given.classes]) for one in given.validation]
@@ -285,17 +285,25 @@ def _written(
     if given.base is not None:
         begin = folder / "begin.pt"
         write_whole(begin, registry.bundle_file(workspace, given.base.version, WEIGHTS))
-    settings = workspace.config.detect
-    spec = spec_of(workspace)
+    return _job(
+        workspace, changes, classes=given.classes, data=str(data), folder=str(folder / OUT),
+        begin=str(begin) if begin else None, about=str(folder / ABOUT),
+    )  # fmt: skip
+
+
+def _job(workspace: Workspace, changes: Mapping[str, Any], *, begin: str | None, **places: Any) -> DetectionJob:
+    """What the settings, with these changes, ask of a training. places: where it reads and writes. Raises BadConfig."""
+    from everlearn.model.detecting.training import DetectionJob
+
+    settings, spec = workspace.config.detect, spec_of(workspace)
     at = workspace.root / spec
     fields: dict[str, Any] = {
-        "spec": str(at) if at.is_file() else spec, "classes": given.classes, "data": str(data),
-        "folder": str(folder / OUT), "size": settings.size, "epochs": settings.epochs, "batch": settings.batch,
-        "patience": settings.patience, "seed": settings.seed, "begin": str(begin) if begin else None,
-        "teacher": str(begin) if begin and settings.distil else None, "distil": settings.distil,
-        "about": str(folder / ABOUT), "plots": workspace.config.track.plots,
+        "spec": str(at) if at.is_file() else spec, "size": settings.size, "epochs": settings.epochs,
+        "batch": settings.batch, "patience": settings.patience, "seed": settings.seed, "begin": begin,
+        "teacher": begin if settings.distil else None, "distil": settings.distil,
+        "plots": workspace.config.track.plots,
     }  # fmt: skip
-    return DetectionJob(**{**fields, **_changes(workspace, changes)})
+    return DetectionJob(**{**fields, **places, **_changes(workspace, changes)})
 
 
 def _changes(workspace: Workspace, changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ export class Editor {
     this.stage = byId("stage");
     this.layer = byId("layer");
     this.list = byId("list");
+    this.shown = null;
     this.label = label;
     this.tell = tell;
     this.told = selected;
@@ -226,7 +227,9 @@ export class Editor {
       pick.setAttribute("aria-label", `${named(box, at, all.length)}; ${placed(box)}`);
       pick.setAttribute("aria-pressed", String(box.id === selected));
       drop.setAttribute("aria-label", say("delete_box", { n: at + 1, label: box.label }));
+      if (box.id === selected && selected !== this.shown) element.scrollIntoView({ block: "nearest" });
     });
+    this.shown = selected; // what was scrolled to once is left where the reader puts it
     byId("no-boxes").hidden = all.length > 0;
     byId("boxes-number").textContent = all.length || "";
     byId("undo").disabled = !this.boxes.past.length;
