@@ -56,10 +56,14 @@ def test_a_bucket_becomes_a_detector_in_one_run_that_is_killed_on_the_way(
     }  # fmt: skip
     Workspace.create(root, check(settings, root / "everlearn.yaml"))
 
+    environment = {
+        **s3_server.environment(),
+        "AWS_ENDPOINT_URL": door.endpoint,
+    }  # children are forked from an older one
     for fault in KILLS:
-        code, _ = child.everlearn(tmp_path, "-w", root, "run", fault=fault)
+        code, _ = child.everlearn(tmp_path, "-w", root, "run", fault=fault, environment=environment)
         assert code == KILLED, fault
-    code, said = child.everlearn(tmp_path, "-w", root, "run")
+    code, said = child.everlearn(tmp_path, "-w", root, "run", environment=environment)
     assert code == 0, said
     assert said["decision"] == "promoted"
     assert set(door.gets().values()) == {1}  # nothing was fetched twice
@@ -82,7 +86,9 @@ def test_a_bucket_becomes_a_detector_in_one_run_that_is_killed_on_the_way(
     assert boxes <= {(round(one.x, 5), round(one.y, 5)) for one in truth.values()}
     assert all(one.label_by == "auto" for one in learned)
 
-    again, said = child.everlearn(tmp_path, "-w", root, "run")  # nothing is new: nothing is done
+    again, said = child.everlearn(
+        tmp_path, "-w", root, "run", environment=environment
+    )  # nothing is new: nothing is done
     assert (again, said["decision"]) == (0, "nothing new")
     assert sum(door.gets().values()) == IMAGES
 

@@ -25,7 +25,7 @@ def test_answers_are_kept_found_and_erased(database: Database) -> None:
     with database.write() as tx:
         answers.keep(tx, [])
         answers.keep(tx, [said(n) for n in range(1100)])
-        assert answers.get(tx, said(7)["id"]) == {**said(7), "feedback": None}
+        assert answers.get(tx, said(7)["id"]) == {**said(7), "boxes": None, "feedback": None}
         assert [one["id"] for one in answers.recent(tx, 3)] == [said(n)["id"] for n in (1099, 1098, 1097)]
         assert [one["id"] for one in answers.recent(tx, 2, "v1.0")] == [said(n)["id"] for n in (1098, 1096)]
         answers.change(tx, said(7)["id"], feedback="wrong", key=None)
