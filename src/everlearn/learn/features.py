@@ -120,15 +120,15 @@ class Features:
         """
         for path in sorted((self.workspace.root / PRIVATE).glob("features-*.db")):
             try:
-                with closing(_connect(str(path))) as file:
+                with closing(connect(str(path))) as file:
                     with file:
                         _prepare(file)
                         file.executemany("DELETE FROM phi WHERE id = ?", [(id,) for id in ids])
                         spans = [(id + crops.MARK, id + chr(ord(crops.MARK) + 1)) for id in ids]
                         file.executemany("DELETE FROM phi WHERE id >= ? AND id < ?", spans)
-                    file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                    empty_log(file, path)
             except sqlite3.DatabaseError as error:
-                _remove(path, error)
+                remove_damaged(path, error)
 
     @property
     def _engine(self) -> Engine:
@@ -177,7 +177,7 @@ class Features:
                 if len(value) == self.basis.dimensions and mark == _mark(id, value):
                     found[id] = np.frombuffer(value, np.int8)
         except sqlite3.DatabaseError as error:  # damaged inside, which shows only where it is read
-            _remove(self.path, error)
+            remove_damaged(self.path, error)
             with closing(self._open()) as fresh:
                 _prepare(fresh)
             raise Corrupt(
@@ -187,21 +187,30 @@ class Features:
 
     def _open(self) -> sqlite3.Connection:
         try:
-            return _connect(str(self.path))
+            return connect(str(self.path))
         except sqlite3.DatabaseError as error:
-            _remove(self.path, error)
-            return _connect(str(self.path))
+            remove_damaged(self.path, error)
+            return connect(str(self.path))
 
 
-def _remove(path: Path, error: sqlite3.DatabaseError) -> None:
+def empty_log(file: sqlite3.Connection, path: Path) -> None:
+    """What was removed stands in the write-ahead log no longer. Raises StoreFault where another process holds on to
+    it."""
+    (busy, *_) = file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if busy:
+        raise StoreFault(f"{path} is in use by another process.", "Wait until it ends, then run again.")
+
+
+def remove_damaged(path: Path, error: sqlite3.DatabaseError) -> None:
     """A damaged cache is no loss. Raises StoreFault where it is in use, or the disk refuses, and so not damaged."""
-    if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         raise StoreFault(f"{path} cannot be used: {error}.", "Wait until no other process uses it; free the disk.")
     for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
         path.with_name(name).unlink(missing_ok=True)
 
 
-def _connect(path: str) -> sqlite3.Connection:
+def connect(path: str) -> sqlite3.Connection:
+    """A cache that is written by several processes, and keeps nothing of what is deleted."""
     file = sqlite3.connect(path, timeout=PATIENCE)
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "secure_delete=ON"):
         file.execute(f"PRAGMA {pragma}")

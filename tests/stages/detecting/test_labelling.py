@@ -200,7 +200,7 @@ def test_another_model_proposes_anew(tmp_path: Path, known: Known) -> None:
         assert {box.confidence for box in scenes.proposals(tx, [one.id])[one.id].boxes} == {0.42}
 
 
-@pytest.mark.parametrize("point", ["label.proposed", "label.committed"])
+@pytest.mark.parametrize("point", ["detections.kept", "label.committed"])
 def test_a_killed_run_is_finished_by_the_next(
     tmp_path: Path, known: Known, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:

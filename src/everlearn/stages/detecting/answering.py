@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from everlearn import registry
+from everlearn import faults, registry
 from everlearn.catalog import turns, versions
 from everlearn.errors import EverlearnError
 from everlearn.learn.features import images
-from everlearn.model.detecting.detector import DETECTORS, LEAST, load_detector
+from everlearn.model.detecting.detector import LEAST
 from everlearn.stages.detecting import kept
 
 if TYPE_CHECKING:
@@ -41,16 +41,6 @@ def detector_of(workspace: Workspace, model: Version | Named) -> OnnxDetector | 
     return crops.with_memory(workspace, model, plain)
 
 
-def named_detector(workspace: Workspace, name: str) -> Detector:
-    """A detector by its spec (`onnx:FILE`, `yolo:FILE.pt`), or a version of this workspace. Raises Missing,
-    BadInput."""
-    if name.partition(":")[0] in DETECTORS:
-        return load_detector(name, workspace.root)
-    with workspace.catalog.read() as tx:
-        version = versions.get(tx, name)
-    return detector_of(workspace, version)
-
-
 def standing(workspace: Workspace) -> Version | None:
     """The champion, else the newest version that is in service. One that knows what is being forgotten is none."""
     with workspace.catalog.read() as tx:
@@ -60,19 +50,20 @@ def standing(workspace: Workspace) -> Version | None:
 
 
 def found_on(
-    workspace: Workspace, detector: Detector, ids: Sequence[SampleId], progress: Progress, *, version: Version | None,
-    name: str = "detect",
+    workspace: Workspace, detector: Detector, ids: Sequence[SampleId], progress: Progress, *, known_as: str | None,
+    name: str = "detect", least: float = LEAST,
 ) -> Iterator[tuple[SampleId, list[Box], Size]]:  # fmt: skip
-    """(id, boxes, (width, height) of the image in px) in the order given. version: whose detector it is, None for
-    another; what a version found before is not looked for again. Raises Missing, Corrupt."""
-    digest = version.model_digest if version else None
+    """(id, boxes, (width, height) of the image in px) in the order given. known_as: under which what it finds is kept,
+    for a version its digest, so that nothing is looked for twice; None: it is not. least: confidence; what is kept
+    under one name is of one. Raises Missing, Corrupt."""
     with progress.task(name, len(ids)) as task:
         for start in range(0, len(ids), AT_ONCE):
             part = ids[start : start + AT_ONCE]
-            known = kept.there(workspace, digest, part) if digest else {}
-            new = _looked(workspace, detector, [id for id in part if id not in known], task)
-            if digest and new:
-                kept.keep(workspace, digest, new)
+            known = kept.there(workspace, known_as, part) if known_as else {}
+            new = _looked(workspace, detector, [id for id in part if id not in known], least, task)
+            if known_as and new:
+                kept.keep(workspace, known_as, new)
+                faults.point("detections.kept")
             task.advance(len(part) - len(new))
             for id in part:
                 boxes, size = known.get(id) or new[id]
@@ -80,13 +71,13 @@ def found_on(
 
 
 def _looked(
-    workspace: Workspace, detector: Detector, ids: Sequence[SampleId], task: ProgressTask
+    workspace: Workspace, detector: Detector, ids: Sequence[SampleId], least: float, task: ProgressTask
 ) -> dict[SampleId, kept.Found]:  # fmt: skip
     found: dict[SampleId, kept.Found] = {}
     for start in range(0, len(ids), BATCH):
         part = ids[start : start + BATCH]
         pixels = images(workspace, part)
-        for id, picture, boxes in zip(part, pixels, detector.detect(pixels, least=LEAST), strict=True):
+        for id, picture, boxes in zip(part, pixels, detector.detect(pixels, least=least), strict=True):
             found[id] = (boxes, (picture.shape[1], picture.shape[0]))
         task.advance(len(part))
     return found

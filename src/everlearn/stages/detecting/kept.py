@@ -13,7 +13,7 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from everlearn.catalog import samples
-from everlearn.errors import StoreFault
+from everlearn.learn.features import connect, empty_log, remove_damaged
 from everlearn.types import Box
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ Size = tuple[int, int]
 """Width and height of an image in px."""
 Found = tuple[list[Box], Size]
 FILE = "detections.db"
-PATIENCE = 60.0
-"""Seconds to wait for another process that writes."""
 _MADE = "CREATE TABLE IF NOT EXISTS found (model TEXT, id TEXT, value TEXT NOT NULL, PRIMARY KEY (model, id))"
 
 
@@ -51,7 +49,7 @@ def keep(workspace: Workspace, model: str, found: Mapping[SampleId, Found]) -> N
         with closing(_open(workspace)) as file, file:
             file.executemany("INSERT OR REPLACE INTO found VALUES (?, ?, ?)", rows)
     except sqlite3.DatabaseError as error:
-        _mend(workspace, error)
+        remove_damaged(workspace.private(FILE), error)
 
 
 def forget(workspace: Workspace, ids: Collection[SampleId]) -> None:
@@ -72,26 +70,12 @@ def _delete(workspace: Workspace, column: str, values: Collection[str]) -> None:
         with closing(_open(workspace)) as file:
             with file:
                 file.executemany(f"DELETE FROM found WHERE {column} = ?", [(one,) for one in values])  # noqa: S608
-            (busy, *_) = file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            empty_log(file, path)
     except sqlite3.DatabaseError as error:
-        _mend(workspace, error)
-        return
-    if busy:  # what was removed may still stand in the log
-        raise StoreFault(f"{path} is in use by another process.", "Wait until it ends, then run again.")
+        remove_damaged(path, error)
 
 
 def _open(workspace: Workspace) -> sqlite3.Connection:
-    file = sqlite3.connect(workspace.private(FILE), timeout=PATIENCE)
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "secure_delete=ON"):
-        file.execute(f"PRAGMA {pragma}")
+    file = connect(str(workspace.private(FILE)))
     file.execute(_MADE)
     return file
-
-
-def _mend(workspace: Workspace, error: sqlite3.DatabaseError) -> None:
-    """A damaged cache goes, and is no loss."""
-    path = workspace.private(FILE)
-    if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        raise StoreFault(f"{path} cannot be used: {error}.", "Wait until no other process uses it; free the disk.")
-    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
-        path.with_name(name).unlink(missing_ok=True)

@@ -58,8 +58,7 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What one training learns. new, again: images that it has not seen, and old ones; filled: their boxes, with what
-    was missing."""
+    """What one training learns. new, again: images that it has not seen, and old ones."""
 
     base: Base | None
     new: tuple[Labelled, ...]

@@ -53,7 +53,7 @@ def filled(
     thresholds = {**dict.fromkeys(known, SURE), **said}
     asked = [one.id for one in given if known - about[one.id]]
     count = 0
-    found = found_on(workspace, detector, asked, progress, version=base.version, name="missing labels")
+    found = found_on(workspace, detector, asked, progress, known_as=base.version.model_digest, name="missing labels")
     labelled = {one.id: one.coarse for one in given}
     for id, several, _ in found:
         seen = fill(Scene(labelled[id]), about[id], several, known | about[id], thresholds, DOUBT)

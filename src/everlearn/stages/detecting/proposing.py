@@ -10,25 +10,20 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from everlearn import faults
 from everlearn.catalog import scenes, versions
 from everlearn.catalog.tables import sample
 from everlearn.label import boxes as together
 from everlearn.label.boxes import Around, Weighed
-from everlearn.learn.features import images
 from everlearn.model.detecting.detector import DETECTORS, load_detector
 from everlearn.naming import coarse
-from everlearn.stages.detecting import kept
-from everlearn.stages.detecting.answering import detector_of, standing
+from everlearn.stages.detecting.answering import detector_of, found_on, standing
 
 if TYPE_CHECKING:
     from everlearn.catalog.versions import Version
     from everlearn.model.detecting.detector import Detector
-    from everlearn.types import Box, Image, Progress, SampleId
+    from everlearn.types import Box, Progress, SampleId
     from everlearn.workspace import Workspace
 
-BATCH, AT_ONCE = 16, 256
-"""Photos decoded at a time; samples of which the boxes are kept at a time."""
 LEAST = 0.05
 """Confidence below which no box of a model is looked at, in favour of one or against it."""
 THINNEST = 4 * scenes.GRID
@@ -93,17 +88,8 @@ class Proposers:
 
     def _found(self, model: Model, ids: Sequence[SampleId], progress: Progress) -> dict[SampleId, list[Box]]:
         """What one model finds; an image is looked at once."""
-        found: dict[SampleId, list[Box]] = {}
-        for start in range(0, len(ids), AT_ONCE):
-            part = ids[start : start + AT_ONCE]
-            known = kept.there(self.workspace, model.key, part)
-            new = [id for id in part if id not in known]
-            if new:
-                known |= _look(self.workspace, model.detector, new, progress)
-                kept.keep(self.workspace, model.key, {id: known[id] for id in new})
-                faults.point("label.proposed")
-            found |= {id: _usable(known[id][0], model.asked) for id in part}
-        return found
+        found = found_on(self.workspace, model.detector, ids, progress, known_as=model.key, name="propose", least=LEAST)
+        return {id: _usable(boxes, model.asked) for id, boxes, _ in found}
 
 
 def proposers(workspace: Workspace) -> Proposers:
@@ -148,20 +134,6 @@ def _teacher(workspace: Workspace, spec: str) -> Model:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _look(
-    workspace: Workspace, detector: Detector, ids: Sequence[SampleId], progress: Progress
-) -> dict[SampleId, kept.Found]:  # fmt: skip
-    found: dict[SampleId, kept.Found] = {}
-    with progress.task("propose", len(ids)) as task:
-        for start in range(0, len(ids), BATCH):
-            part = ids[start : start + BATCH]
-            pixels: list[Image] = images(workspace, part)
-            for id, picture, boxes in zip(part, pixels, detector.detect(pixels, least=LEAST), strict=True):
-                found[id] = (boxes, (picture.shape[1], picture.shape[0]))
-            task.advance(len(part))
-    return found
 
 
 def _usable(found: Sequence[Box], asked: Collection[str]) -> list[Box]:

@@ -77,13 +77,14 @@ def classes_of(*several: Sequence[Seen]) -> list[str]:
 def tested(
     workspace: Workspace, detector: Detector, test: Sequence[Labelled], progress: Progress, version: Version | None
 ) -> list[Seen]:
-    """What a detector finds beside what is there. version: see `found_on`. A detector without a memory of crops is
-    asked for the first part of labels alone."""
+    """What a detector finds beside what is there. version: whose it is, None for a file's. A detector without a memory
+    of crops is asked for the first part of labels alone."""
     by_id = {one.id: one for one in test}
     parts = any("/" in name for name in detector.classes)
     seen = []
+    known_as = version.model_digest if version else None
     for id, boxes, (width, height) in found_on(
-        workspace, detector, list(by_id), progress, version=version, name="test"
+        workspace, detector, list(by_id), progress, known_as=known_as, name="test"
     ):
         one = by_id[id]
         truth = one.scene.boxes if parts else one.coarse
